@@ -1,0 +1,112 @@
+# Everything a developer or a pipeline does here. `make help` lists it; docs/development.md explains it.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# The interpreter that .venv is made with; empty: the first of python3, python3.14 … python3.11 that will do.
+PYTHON ?=
+# The API's port in `make run`.
+PORT ?= 8000
+# Processes that the tests are spread over, and further arguments for pytest (`make test ARGS="-k jobs"`).
+WORKERS ?= auto
+ARGS ?=
+MESSAGE ?=
+
+BIN := .venv/bin
+SETUP := .venv/.setup
+SOURCES := packages/scalable_fastapi_system/src packages/domains/src services hack grafana
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(SETUP) ## Make .venv with everything that is needed (done by the other targets too)
+
+$(SETUP): hack/dev/setup $(addprefix requirements/,bootstrap.txt dev.txt redis.txt) $(wildcard packages/*/pyproject.toml)
+	@PYTHON='$(PYTHON)' hack/dev/setup
+	@touch $@
+
+.PHONY: run
+run: $(SETUP) ## Run everything here: Postgres, Redis, API, worker (PORT=8000)
+	@exec $(BIN)/python -m hack.dev.run --port '$(PORT)'
+
+.PHONY: stop
+stop: $(SETUP) ## Stop a `make run` from elsewhere, or what a killed one left
+	@$(BIN)/python -m hack.dev.stop
+
+.PHONY: test
+test: $(SETUP) ## Run all tests that need no cluster (ARGS="-k name", WORKERS=auto)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+.PHONY: test-unit
+test-unit: $(SETUP) ## Run the tests that open no socket
+	$(BIN)/pytest tests/unit $(ARGS)
+
+.PHONY: test-integration
+test-integration: $(SETUP) ## Run the tests on real Postgres and Redis
+	$(BIN)/pytest tests/integration $(ARGS)
+
+.PHONY: bench-jobs
+bench-jobs: .venv-bench/.setup ## Measure the job queue beside arq, saq, taskiq and procrastinate (ARGS="--rounds 1")
+	$(BIN)/python -m tests.bench.jobs $(ARGS)
+
+.venv-bench/.setup: $(SETUP) hack/dev/setup requirements/bench.txt
+	@hack/dev/setup bench
+	@touch $@
+
+.PHONY: check
+check: $(SETUP) ## Check format, lint, types, imports, dashboards, chart
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict $(SOURCES)
+	$(BIN)/lint-imports
+	$(BIN)/python grafana/generate --check
+	PATH="$(CURDIR)/$(BIN):$$PATH" hack/check-chart
+
+.PHONY: format
+format: $(SETUP) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+.PHONY: lock
+lock: $(SETUP) ## Pin the newest versions that requirements/*.in allow, with hashes
+	cd requirements && for name in bootstrap api worker dev redis bench; do \
+		../$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+			--no-emit-index-url --no-header $$name.in -o $$name.txt; \
+	done
+
+.PHONY: cluster
+cluster: $(SETUP) ## Start a cluster here and install the chart in it (CLUSTER_PROVIDER=kind|hostkube)
+	@$(BIN)/python hack/cluster up
+	@$(BIN)/python hack/cluster install
+
+.PHONY: cluster-down
+cluster-down: $(SETUP) ## Remove that cluster and all that it left
+	@$(BIN)/python hack/cluster down
+
+.PHONY: e2e
+e2e: $(SETUP) ## Run the end-to-end tests as a client of a cluster, made for them if there is none
+	@$(BIN)/python hack/cluster e2e $(if $(ARGS),-- $(ARGS))
+
+.PHONY: chaos
+chaos: $(SETUP) ## Kill, freeze and cut off real processes in twenty ways; nothing accepted may be lost
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+.PHONY: migration
+migration: $(SETUP) ## Write a migration from the difference to the models (MESSAGE="add orders")
+	@$(BIN)/python -m hack.dev.migration '$(MESSAGE)'
+
+.PHONY: new-domain
+new-domain: $(SETUP) ## Write a domain that works: folder, migration, tests, registered (NAME=orders)
+	@$(BIN)/python -m hack.dev.new_domain '$(NAME)' $(if $(SINGULAR),'$(SINGULAR)')
+
+.PHONY: fresh-clone
+fresh-clone: ## Do what a newcomer does, in a fresh clone with an empty HOME (before a release)
+	hack/dev/fresh-clone
+
+.PHONY: clean
+clean: ## Remove .venv and caches; the data of `make run` (.local) stays
+	rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -not -path './.local/*' -prune -exec rm -rf {} +

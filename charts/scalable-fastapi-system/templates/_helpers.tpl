@@ -1,0 +1,76 @@
+{{/* Names, labels, images. Names are cut at 40 characters, so that every suffix fits into 63. */}}
+
+{{- define "sfs.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "sfs.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "sfs.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "sfs.fullname" .) "default" .Values.serviceAccount.create) -}}
+{{- end -}}
+
+{{/* What selectors match: never a version, since selectors cannot change. (list $ "api") */}}
+{{- define "sfs.selectorLabels" -}}
+{{- $ := index . 0 -}}
+app.kubernetes.io/name: {{ include "sfs.name" $ }}
+app.kubernetes.io/instance: {{ $.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* Labels of an object. (list $ "api") */}}
+{{- define "sfs.labels" -}}
+{{- $ := index . 0 -}}
+{{ include "sfs.selectorLabels" . }}
+app.kubernetes.io/part-of: {{ include "sfs.name" $ }}
+app.kubernetes.io/version: {{ $.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with $.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Metadata of an object. (list $ "component" "name suffix" annotations) */}}
+{{- define "sfs.metadata" -}}
+{{- $ := index . 0 -}}
+name: {{ include "sfs.fullname" $ }}{{ index . 2 }}
+namespace: {{ $.Release.Namespace }}
+labels:
+  {{- include "sfs.labels" (list $ (index . 1)) | nindent 2 }}
+{{- with merge (dict) (index . 3) $.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* An image of this project. (list $ .Values.api.image) */}}
+{{- define "sfs.image" -}}
+{{- $ := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- include "sfs.imageReference" (dict
+      "registry" $.Values.image.registry
+      "repository" $image.repository
+      "tag" (coalesce $image.tag $.Values.image.tag $.Chart.AppVersion)
+      "digest" $image.digest) -}}
+{{- end -}}
+
+{{/* registry/repository:tag or registry/repository@digest, quoted. */}}
+{{- define "sfs.imageReference" -}}
+{{- $name := .repository -}}
+{{- with .registry }}{{ $name = printf "%s/%s" (trimSuffix "/" .) $name }}{{ end -}}
+{{- if .digest -}}
+{{- printf "%s@%s" $name .digest | quote -}}
+{{- else -}}
+{{- printf "%s:%s" $name .tag | quote -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,98 @@
+{{/* What pods have in common. Every pod passes the `restricted` Pod Security Standard and mounts no token. */}}
+
+{{/* Head of a pod's spec. (dict "root" $ "user" 10001 "component" .Values.api) */}}
+{{- define "sfs.podHead" -}}
+{{- $values := .root.Values -}}
+automountServiceAccountToken: false
+# Service links would put X_PORT=tcp://… into the environment, which settings are read from.
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  {{- if not (kindIs "invalid" .user) }}
+  runAsUser: {{ .user }}
+  runAsGroup: {{ .user }}
+  fsGroup: {{ .user }}
+  fsGroupChangePolicy: OnRootMismatch
+  {{- end }}
+  seccompProfile:
+    type: RuntimeDefault
+{{- with $values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.nodeSelector | default $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.tolerations | default $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* (list $ "api" .Values.api.topologySpread) */}}
+{{- define "sfs.topologySpread" -}}
+{{- $ := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $spread := index . 2 -}}
+{{- with $spread.topologyKeys }}
+topologySpreadConstraints:
+  {{- range . }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: {{ $spread.whenUnsatisfiable }}
+    labelSelector:
+      matchLabels:
+        {{- include "sfs.selectorLabels" (list $ $component) | nindent 8 }}
+    matchLabelKeys: [pod-template-hash]
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Security of a container; the argument is whether its root is read-only. */}}
+{{- define "sfs.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: {{ . }}
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* A container of our image up to its resources. (dict "root" $ "name" "api" "image" .Values.api.image) */}}
+{{- define "sfs.containerHead" -}}
+name: {{ .name }}
+image: {{ include "sfs.image" (list .root .image) }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+securityContext:
+  {{- include "sfs.containerSecurity" .root.Values.podSecurity.readOnlyRootFilesystem | nindent 2 }}
+{{- end -}}
+
+{{/* The init container that waits for the schema. (list $ .Values.api.image .Values.migrate.resources) */}}
+{{- define "sfs.waitForSchema" -}}
+{{- $ := index . 0 -}}
+{{ include "sfs.containerHead" (dict "root" $ "name" "wait-for-schema" "image" (index . 1)) }}
+command: [python, -m, services.manage, migrate, --wait, {{ $.Values.migrate.waitSeconds | quote }}]
+{{ include "sfs.environment" (list $ "") }}
+resources:
+  {{- toYaml $.Values.migrate.resources | nindent 2 }}
+volumeMounts:
+  - {name: tmp, mountPath: /tmp}
+{{- end -}}
+
+{{/* (dict "path" "/health/live" "port" "http" "probe" .Values.api.probes.liveness) */}}
+{{- define "sfs.probe" -}}
+httpGet: {path: {{ .path }}, port: {{ .port }}}
+{{ toYaml .probe }}
+{{- end -}}
+
+{{/* Hashes that renew the pods of API and worker when what they read at start changes. */}}
+{{- define "sfs.checksums" -}}
+checksum/config: {{ include "sfs.config" . | sha256sum }}
+checksum/secrets: {{ include "sfs.resolvedSecrets" . | sha256sum }}
+{{- end -}}

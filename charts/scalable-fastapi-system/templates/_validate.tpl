@@ -1,0 +1,74 @@
+{{/* Refuses, with one message for all, what would install and then not work. Included by the ConfigMap. */}}
+{{- define "sfs.validate" -}}
+{{- $problems := list -}}
+
+{{- $managed := include "sfs.managedSettings" . | fromYaml -}}
+{{- range $where, $config := dict "config" .Values.config "api.config" .Values.api.config "worker.config" .Values.worker.config "secrets.extra" .Values.secrets.extra -}}
+{{- range $name, $_ := $config -}}
+{{- if hasKey $managed $name -}}
+{{- $problems = append $problems (printf "%s.%s: not here; %s" $where $name (get $managed $name)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- $own := (include "sfs.resolvedSecrets" . | fromJson).app -}}
+{{- with .Values.secrets.secretKey -}}
+{{- if lt (len .) 32 }}{{ $problems = append $problems "secrets.secretKey: at least 32 characters; leave it empty to have one made" }}{{ end -}}
+{{- end -}}
+{{- if and (eq .Values.postgres.mode "external") (not .Values.postgres.external.existingSecret.name) (not (hasKey $own "DATABASE__DATABASE_URL")) (not .Values.secrets.existingSecret) -}}
+{{- $problems = append $problems "postgres.mode is external: set postgres.external.url or postgres.external.existingSecret.name, or have DATABASE__DATABASE_URL in secrets.existingSecret" -}}
+{{- end -}}
+{{- if and (eq .Values.redis.mode "external") (not .Values.redis.external.existingSecret.name) (not (hasKey $own "REDIS__REDIS_URL")) (not .Values.secrets.existingSecret) -}}
+{{- $problems = append $problems "redis.mode is external: set redis.external.url or redis.external.existingSecret.name, or have REDIS__REDIS_URL in secrets.existingSecret" -}}
+{{- end -}}
+
+{{- range $name, $scaling := dict "api" .Values.api.autoscaling "worker" .Values.worker.autoscaling -}}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
+{{- $problems = append $problems (printf "%s.autoscaling: minReplicas %d is above maxReplicas %d" $name (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq .Values.worker.autoscaling.type "cpu") (lt (int .Values.worker.autoscaling.minReplicas) 1) -}}
+{{- $problems = append $problems "worker.autoscaling.minReplicas: scaling on CPU cannot start from 0; KEDA can" -}}
+{{- end -}}
+{{- range $name, $component := dict "api" .Values.api "worker" .Values.worker -}}
+{{- if and (eq (toString $component.rollout.maxSurge) "0") (eq (toString $component.rollout.maxUnavailable) "0") -}}
+{{- $problems = append $problems (printf "%s.rollout: maxSurge and maxUnavailable are both 0, so that no pod could be replaced" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}{{ $problems = append $problems "ingress.hosts: at least one" }}{{ end -}}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}{{ $problems = append $problems "httpRoute.parentRefs: at least one Gateway" }}{{ end -}}
+
+{{- $problems = concat $problems (include "sfs.connectionProblems" . | fromYamlArray) -}}
+{{- with $problems }}{{ fail (printf "\n\nThe values do not work together:\n- %s\n" (join "\n- " .)) }}{{ end -}}
+{{- end -}}
+
+{{/*
+The connection budget. A process opens at most poolSize + maxOverflow connections, and one for its look at the schema; a
+rollout at full scale has maxReplicas + maxSurge pods. Ten are left for migrations, waiting pods, KEDA, an operator's psql
+and the server's own reserve. Code of yours with synchronous sessions has a second pool: halve the sizes.
+*/}}
+{{- define "sfs.connectionProblems" -}}
+{{- $budget := ternary .Values.postgres.maxConnections .Values.postgres.external.maxConnections (eq .Values.postgres.mode "embedded") | int -}}
+{{- $apiPods := ternary .Values.api.autoscaling.maxReplicas .Values.api.replicas .Values.api.autoscaling.enabled | int -}}
+{{- $workerPods := ternary .Values.worker.replicas .Values.worker.autoscaling.maxReplicas (eq .Values.worker.autoscaling.type "none") | int -}}
+{{- $apiSurge := include "sfs.surge" (list .Values.api.rollout.maxSurge $apiPods) | int -}}
+{{- $workerSurge := include "sfs.surge" (list .Values.worker.rollout.maxSurge $workerPods) | int -}}
+{{- $apiEach := mul (add .Values.api.database.poolSize .Values.api.database.maxOverflow 1) .Values.api.processes -}}
+{{- $workerEach := add .Values.worker.database.poolSize .Values.worker.database.maxOverflow 1 -}}
+{{- $wanted := add (mul $apiEach (add $apiPods $apiSurge)) (mul $workerEach (add $workerPods $workerSurge)) 10 -}}
+{{- if and (gt $budget 0) (gt $wanted $budget) -}}
+- {{ printf "connections: at full scale the pools could want %d (API: %d a pod x %d pods + %d in a rollout; worker: %d a pod x %d pods + %d; 10 in reserve), but Postgres grants %d. Lower api.database, worker.database or maxReplicas, raise %s, or put PgBouncer between" $wanted $apiEach $apiPods $apiSurge $workerEach $workerPods $workerSurge $budget (ternary "postgres.maxConnections" "postgres.external.maxConnections" (eq .Values.postgres.mode "embedded")) | quote }}
+{{- else -}}
+[]
+{{- end -}}
+{{- end -}}
+
+{{/* Pods of a surge, which may be a number or a percentage that is rounded up. (list "25%" pods) */}}
+{{- define "sfs.surge" -}}
+{{- $surge := index . 0 | toString -}}
+{{- if hasSuffix "%" $surge -}}
+{{- div (add (mul (trimSuffix "%" $surge | int) (index . 1)) 99) 100 -}}
+{{- else -}}
+{{- $surge -}}
+{{- end -}}
+{{- end -}}

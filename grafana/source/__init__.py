@@ -1,0 +1,1 @@
+"""The dashboards as Python. `grafana/generate` writes them as JSON."""

@@ -1,0 +1,1 @@
+"""The product's business domains, one folder each."""

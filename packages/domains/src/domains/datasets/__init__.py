@@ -1,0 +1,1 @@
+"""Datasets: tables that people upload, profiled by a job."""

@@ -1,0 +1,1 @@
+"""The product's own migrations, a branch beside the platform's."""

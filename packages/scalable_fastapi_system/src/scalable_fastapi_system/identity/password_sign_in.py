@@ -1,0 +1,84 @@
+"""Signing in with a password.
+
+What a stranger sees does not depend on whether there is such a user: the same answer, after the same queries and a hash
+of the same cost. No connection of the database is held while the hash is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from scalable_fastapi_system.identity.audit import ANONYMOUS, Client, record, subject_of
+from scalable_fastapi_system.identity.models import User
+from scalable_fastapi_system.identity.repository import sessions, users
+from scalable_fastapi_system.identity.runtime import Identity
+from scalable_fastapi_system.identity.schemas import TokenPair
+from scalable_fastapi_system.identity.service.sessions import issue, open_session
+from scalable_fastapi_system.kit.errors import AuthenticationException
+
+# An address from which someone has signed in within this time is theirs, as far as the throttle goes.
+_KNOWN_FOR = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """The tokens of a new sign-in, and whose it is."""
+
+    tokens: TokenPair
+    user: User
+
+
+async def sign_in(
+    identity: Identity, *, identifier: str, password: str, client: Client, device: str | None = None
+) -> SignedIn:
+    """Signs a user in by name or address.
+
+    Raises AuthenticationException for a wrong name, a wrong password and a disabled user alike, and
+    RateLimitExceededException after too many attempts.
+    """
+    now = identity.clock.now()
+    since = now - _KNOWN_FOR
+
+    async def is_known_address() -> bool:
+        if client.address is None:
+            return False
+        async with identity.database.transaction() as session:
+            return await sessions.has_used_address(session, identifier, client.address, since)
+
+    attempt = await identity.throttle.admit(
+        identifier, client.address, device=device, is_known_address=is_known_address
+    )
+    async with identity.database.transaction() as session:
+        user = await users.find(session, identifier)
+    hasher = identity.security.passwords
+    hashed = user.hashed_password if user is not None else ""
+    is_right = await hasher.verify_in_thread(password, hashed)
+    if user is None or not is_right or not user.is_active:
+        async with identity.database.transaction() as session:
+            subject = subject_of(user.id) if user is not None else "user:unknown"
+            record(session, ANONYMOUS, subject, "sign_in_failed", client=client)
+        raise AuthenticationException("Incorrect username or password")
+    better = await hasher.hash_in_thread(password) if hasher.needs_rehash(hashed) else None
+    tokens = await _open(identity, user, client, better_hash=better)
+    await identity.throttle.succeeded(attempt)
+    return SignedIn(tokens, user)
+
+
+async def _open(identity: Identity, user: User, client: Client, *, better_hash: str | None) -> TokenPair:
+    now = identity.clock.now()
+    async with identity.database.transaction() as session:
+        opened = await open_session(
+            session,
+            user=user,
+            method="password",
+            client=client,
+            now=now,
+            lifetime=identity.sign_in_lifetime,
+        )
+        if better_hash is not None:
+            assert user.id is not None  # noqa: S101 - it was read from the database
+            await users.replace_password(
+                session, user.id, former=user.hashed_password, new=better_hash, now=now
+            )
+    return issue(identity.security, user=user, sign_in=opened, now=now)

@@ -1,0 +1,130 @@
+"""Sign-ins: open, rotate, revoke, and the one query that says whether a token's bearer is still welcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+from uuid import UUID
+
+from sqlalchemy import CursorResult, delete, exists, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from scalable_fastapi_system.identity.models import AuthSession, User
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A user as of now, and whether the session that a token names goes on."""
+
+    user: User
+    session: AuthSession | None
+
+
+async def standing(session: AsyncSession, user_id: int, session_id: UUID | None) -> Standing | None:
+    """The user and, where it is theirs, the session; None where there is no such user. One query."""
+    statement = select(User, AuthSession).outerjoin(
+        AuthSession, (col(AuthSession.user_id) == col(User.id)) & (col(AuthSession.id) == session_id)
+    )
+    row = (await session.execute(statement.where(col(User.id) == user_id))).one_or_none()
+    return None if row is None else Standing(row[0], row[1])
+
+
+async def add(session: AsyncSession, sign_in: AuthSession) -> AuthSession:
+    """Stores a new sign-in."""
+    session.add(sign_in)
+    await session.flush()
+    return sign_in
+
+
+async def lock(session: AsyncSession, session_id: UUID, now: datetime) -> Standing | None:
+    """The sign-in and its user, held against every other rotation until the transaction ends.
+
+    The update comes first: it waits for the row on every database, and what is read after it is the newest.
+    """
+    touched = await session.execute(
+        update(AuthSession)
+        .where(col(AuthSession.id) == session_id)
+        .values(last_used_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    if _count(touched) == 0:
+        return None
+    statement = select(User, AuthSession).join(AuthSession, col(AuthSession.user_id) == col(User.id))
+    row = (await session.execute(statement.where(col(AuthSession.id) == session_id))).one()
+    return Standing(row[0], row[1])
+
+
+async def advance(
+    session: AsyncSession, session_id: UUID, *, generation: int, superseded: list[list[float]]
+) -> None:
+    """Makes this the current generation of a sign-in that is locked."""
+    await session.execute(
+        update(AuthSession)
+        .where(col(AuthSession.id) == session_id)
+        .values(generation=generation, superseded=superseded)
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def revoke(
+    session: AsyncSession, session_id: UUID, *, user_id: int, reason: str, now: datetime
+) -> bool:
+    """Ends one sign-in of a user; whether there was one to end."""
+    return await _revoke(session, (col(AuthSession.id) == session_id,), user_id, reason, now) == 1
+
+
+async def revoke_all(
+    session: AsyncSession, user_id: int, *, reason: str, now: datetime, besides: UUID | None = None
+) -> int:
+    """Ends every sign-in of a user but the one given; how many."""
+    conditions = () if besides is None else (col(AuthSession.id) != besides,)
+    return await _revoke(session, conditions, user_id, reason, now)
+
+
+async def live(session: AsyncSession, user_id: int, now: datetime) -> list[AuthSession]:
+    """The sign-ins of a user that go on, the latest used first; at most 100."""
+    statement = (
+        select(AuthSession)
+        .where(
+            col(AuthSession.user_id) == user_id,
+            col(AuthSession.revoked_at).is_(None),
+            col(AuthSession.expires_at) > now,
+        )
+        .order_by(col(AuthSession.last_used_at).desc(), col(AuthSession.id).desc())
+        .limit(100)
+    )
+    return list((await session.scalars(statement)).all())
+
+
+async def has_used_address(session: AsyncSession, identifier: str, address: str, since: datetime) -> bool:
+    """Whether the user of this name or address has signed in from there since then."""
+    owner = col(User.email) if "@" in identifier else col(User.username_key)
+    condition = exists().where(
+        col(User.id) == col(AuthSession.user_id),
+        owner == identifier,
+        col(AuthSession.ip_address) == address,
+        col(AuthSession.created_at) > since,
+    )
+    return bool(await session.scalar(select(condition)))
+
+
+async def delete_ended(session: AsyncSession, before: datetime) -> int:
+    """Removes sign-ins whose absolute end lies before this moment; how many."""
+    result = await session.execute(delete(AuthSession).where(col(AuthSession.expires_at) < before))
+    return _count(result)
+
+
+async def _revoke(session: AsyncSession, conditions: Any, user_id: int, reason: str, now: datetime) -> int:
+    statement = (
+        update(AuthSession)
+        .where(col(AuthSession.user_id) == user_id, col(AuthSession.revoked_at).is_(None), *conditions)
+        .values(revoked_at=now, revoked_reason=reason)
+        .execution_options(synchronize_session=False)
+    )
+    return _count(await session.execute(statement))
+
+
+def _count(result: Any) -> int:
+    return cast("CursorResult[Any]", result).rowcount

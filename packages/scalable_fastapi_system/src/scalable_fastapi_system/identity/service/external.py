@@ -1,0 +1,121 @@
+"""Accounts of people who sign in through another provider.
+
+An outside identity is its issuer and subject, never its address: an account is not handed over because somebody could
+register the same address elsewhere, or here before its owner came. Whoever has an account signs in to it first and adds
+the identity then.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from uuid import UUID
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from scalable_fastapi_system.identity.audit import Client, record, subject_of
+from scalable_fastapi_system.identity.models import (
+    MAX_EMAIL_LENGTH,
+    MAX_USERNAME_LENGTH,
+    ExternalIdentity,
+    User,
+)
+from scalable_fastapi_system.identity.oidc import ProvenIdentity
+from scalable_fastapi_system.identity.principal import Principal
+from scalable_fastapi_system.identity.repository import external, users
+from scalable_fastapi_system.identity.service import accounts
+from scalable_fastapi_system.kit.errors import AuthorizationException, ConflictException, NotFoundException
+
+_NOT_IN_USERNAMES = re.compile(r"[^a-zA-Z0-9_]+")
+_MIN_USERNAME_LENGTH = 3
+_SUFFIX_BYTES = 3
+
+
+async def user_of(
+    session: AsyncSession, *, proven: ProvenIdentity, may_register: bool, client: Client
+) -> User:
+    """The user of an outside identity, made where there is none.
+
+    Raises AuthorizationException where registration is closed or the provider vouches for no address,
+    ConflictException where the address belongs to an account already.
+    """
+    user = await external.find_user(session, proven.issuer, proven.subject)
+    if user is not None:
+        return user
+    if not may_register:
+        raise AuthorizationException("Registration is closed here")
+    if proven.email is None or not proven.is_email_verified or len(proven.email) > MAX_EMAIL_LENGTH:
+        raise AuthorizationException("The provider vouches for no address of yours")
+    if await users.find(session, proven.email) is not None:
+        raise ConflictException(
+            "There is an account with this address: sign in to it and add the provider there", "ADDRESS_TAKEN"
+        )
+    user = await accounts.register(
+        session,
+        username=await _free_username(session, proven),
+        email=proven.email,
+        hashed_password="",
+        client=client,
+    )
+    await _add(session, user_id=_id(user), proven=proven, source=subject_of(user.id), client=client)
+    return user
+
+
+async def link(session: AsyncSession, *, user_id: int, proven: ProvenIdentity, client: Client) -> User:
+    """Adds an outside identity to a user. Raises ConflictException where it is somebody else's."""
+    user = await users.get(session, user_id)
+    if user is None:
+        raise NotFoundException("There is no such user")
+    owner = await external.find_user(session, proven.issuer, proven.subject)
+    if owner is None:
+        await _add(session, user_id=user_id, proven=proven, source=subject_of(user_id), client=client)
+    elif owner.id != user_id:
+        raise ConflictException("This identity belongs to another account")
+    return user
+
+
+async def unlink(session: AsyncSession, *, principal: Principal, identity_id: UUID, client: Client) -> None:
+    """Takes an outside identity away. Raises NotFoundException, or ConflictException where it is the last way in."""
+    found = await external.of_user(session, principal.id)
+    if identity_id not in {identity.id for identity in found}:
+        raise NotFoundException("There is no such identity")
+    user = await users.get(session, principal.id)
+    if len(found) == 1 and (user is None or not user.hashed_password):
+        raise ConflictException("This is your only way to sign in: set a password first")
+    await external.remove(session, principal.id, identity_id)
+    record(
+        session,
+        principal.key,
+        subject_of(principal.id),
+        "identity_removed",
+        client=client,
+        identity_id=str(identity_id),
+    )
+
+
+async def _add(
+    session: AsyncSession, *, user_id: int, proven: ProvenIdentity, source: str, client: Client
+) -> None:
+    try:
+        await external.add(
+            session, ExternalIdentity(user_id=user_id, issuer=proven.issuer, subject=proven.subject)
+        )
+    except IntegrityError as error:  # the same identity in two browsers at once
+        raise ConflictException("This identity belongs to another account") from error
+    record(session, source, subject_of(user_id), "identity_added", client=client, issuer=proven.issuer)
+
+
+async def _free_username(session: AsyncSession, proven: ProvenIdentity) -> str:
+    """A name like the one that they have there, with something random after it where that is taken here."""
+    wanted = proven.preferred_username or (proven.email or "").partition("@")[0]
+    name = _NOT_IN_USERNAMES.sub("_", wanted.partition("@")[0]).strip("_")[:MAX_USERNAME_LENGTH]
+    if len(name) >= _MIN_USERNAME_LENGTH and await users.find(session, name) is None:
+        return name
+    suffix = secrets.token_hex(_SUFFIX_BYTES)
+    return f"{name[: MAX_USERNAME_LENGTH - len(suffix) - 1] or 'user'}_{suffix}"
+
+
+def _id(user: User) -> int:
+    assert user.id is not None  # noqa: S101 - it is stored
+    return user.id

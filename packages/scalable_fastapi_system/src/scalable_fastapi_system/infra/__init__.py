@@ -1,0 +1,1 @@
+"""What touches the outside: settings, stores, logs, metrics, traces. Knows no domain and no web framework."""

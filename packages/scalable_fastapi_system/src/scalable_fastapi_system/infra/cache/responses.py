@@ -1,0 +1,234 @@
+"""`cache_response`: a decorator for async functions and for endpoints.
+
+A function's answer is kept under the values of its arguments and, where it is told who asks, under the caller; see
+`call_keys`. It comes back as plain JSON types, when it was computed, too. Errors are not kept.
+
+An endpoint is the same with HTTP around it (`web.cached_endpoints`): an ETag, 304s, Cache-Control, and an answer made
+for one caller is never given to another.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import weakref
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+from scalable_fastapi_system.infra.cache.call_keys import Call, CallKeys, digest_of
+from scalable_fastapi_system.infra.cache.codec import decode, encode
+from scalable_fastapi_system.infra.cache.loading import Loaded, Recipe
+from scalable_fastapi_system.infra.cache.manager import CacheManager, Seconds, plain_seconds
+from scalable_fastapi_system.infra.settings import load_settings
+from scalable_fastapi_system.kit.domain import load_object
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Named by string, as domains name their routes: a worker that calls cached functions must not load the web framework.
+_ENDPOINT_FACE = "scalable_fastapi_system.web.cached_endpoints"
+# What FastAPI is asked for beside the function's own parameters.
+REQUEST_PARAMETER = "cache_request_"
+RESPONSE_PARAMETER = "cache_response_"
+
+_default: weakref.ref[CacheManager] | None = None
+_own_default: CacheManager | None = None
+
+
+def set_default_cache(manager: CacheManager) -> None:
+    """Makes this the cache of functions that name none and are called without a request. `create_app` calls it."""
+    global _default  # noqa: PLW0603 - the guide's decorator names no manager
+    _default = weakref.ref(manager)
+
+
+def default_cache() -> CacheManager:
+    """The one that was set last and is still in use, else one made from the settings."""
+    global _own_default  # noqa: PLW0603 - see above
+    found = _default() if _default is not None else None
+    if found is not None:
+        return found
+    if _own_default is None:
+        _own_default = CacheManager(load_settings())
+    return _own_default
+
+
+@functools.cache
+def _endpoint_face(name: str) -> Any:
+    return load_object(f"{_ENDPOINT_FACE}:{name}")
+
+
+def cache_response(
+    ttl: Seconds | None = None,
+    key_prefix: str = "response",
+    *,
+    manager: CacheManager | None = None,
+    stale_seconds: float = 0.0,
+    stale_on_error_seconds: float = 0.0,
+    negative_ttl: Seconds = 30.0,
+    tags: Sequence[str] = (),
+    ignore: Collection[str] = (),
+    is_per_user: bool = True,
+) -> Callable[[Callable[P, Awaitable[R]]], CachedFunction[P, R]]:
+    """Keeps what an async function or endpoint answers for `ttl` seconds (the settings' default where None).
+
+    stale_seconds, stale_on_error_seconds, negative_ttl: as in `CacheManager.get_or_load`.
+    tags: for `invalidate_tag`; `{name}` stands for the value of an argument.
+    ignore: parameters that do not change the answer. Requests, sessions and the like are ignored by their type.
+    is_per_user: False says that the answer is the same for everyone who may have it, whoever asks.
+    Raises TypeError for a function that is not async, and at a call for an argument that cannot be part of a key.
+    """
+
+    def decorate(function: Callable[P, Awaitable[R]]) -> CachedFunction[P, R]:
+        return CachedFunction(
+            function,
+            key_prefix=key_prefix,
+            manager=manager,
+            ttl=ttl,
+            stale_seconds=stale_seconds,
+            stale_on_error_seconds=stale_on_error_seconds,
+            negative_ttl=negative_ttl,
+            tags=tags,
+            ignore=ignore,
+            is_per_user=is_per_user,
+        )
+
+    return decorate
+
+
+class CachedFunction(Generic[P, R]):
+    """A function whose answers are kept, and how to forget them."""
+
+    def __init__(
+        self,
+        function: Callable[P, Awaitable[R]],
+        *,
+        key_prefix: str,
+        manager: CacheManager | None,
+        ttl: Seconds | None,
+        stale_seconds: float,
+        stale_on_error_seconds: float,
+        negative_ttl: Seconds,
+        tags: Sequence[str],
+        ignore: Collection[str],
+        is_per_user: bool,
+    ) -> None:
+        if not inspect.iscoroutinefunction(inspect.unwrap(function)):
+            raise TypeError(f"{function!r} is not an async function: only those can be cached")
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.is_per_user = is_per_user
+        self._keys = CallKeys(function, ignore=ignore)
+        self._name = f"{key_prefix}:{function.__module__}.{function.__qualname__}"
+        self._manager = manager
+        self._ttl = ttl
+        self._stale_seconds = stale_seconds
+        self._error_seconds = stale_on_error_seconds
+        self._negative_seconds = plain_seconds(negative_ttl)
+        self._tags = tuple(tags)
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        request: Any = kwargs.pop(REQUEST_PARAMETER, None)
+        response: Any = kwargs.pop(RESPONSE_PARAMETER, None)
+        call = self._keys.of(args, kwargs)
+        request = call.request if request is None else request
+        if request is not None and self._is_endpoint_of(request):
+            return cast("R", await _endpoint_face("answer")(self, call, request, response))
+        identity = call.identity if self.is_per_user else None
+        cache = self.cache_for(request)
+        key = self.key(call, identity)
+        fresh = cache.fresh(key)
+        if fresh is not None:
+            return cast("R", decode(fresh.payload))
+
+        async def load() -> Loaded:
+            value = await self.run(call)
+            return Loaded(encode(value), is_negative=value is None)
+
+        entry = await cache.flights.entry(key, load, self.recipe(cache, call, identity))
+        return cast("R", decode(entry.payload))
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The function's, and in a process with the web framework what that has to give for the HTTP side.
+
+        Made when it is asked for: the annotations may name what is defined later.
+        """
+        if "starlette.requests" not in sys.modules:
+            return self._keys.signature
+        return cast("inspect.Signature", _endpoint_face("signature_of")(self))
+
+    # -- forgetting -----------------------------------------------------------------------------------------
+
+    async def invalidate(self, *args: Any, **kwargs: Any) -> None:
+        """Forgets the answers for these arguments; without a principal among them, those for every caller.
+
+        Requests, sessions and what FastAPI fills in may be left out. Raises TypeError where more is missing.
+        """
+        call = self._keys.partly(args, kwargs)
+        cache = self.cache_for(call.request)
+        identity = call.identity if self.is_per_user else None
+        keys = [self.key(call, identity), self.key(call, identity, is_endpoint=True)]
+        # The entries of other callers, or of other URLs, are found by the tag that those of one call share.
+        is_exact = identity is not None and (call.request is not None or not self._keys.takes_request)
+        await cache.forget(keys, () if is_exact else (self._call_tag(call),))
+
+    async def invalidate_all(self) -> None:
+        """Forgets every answer of this function."""
+        await self.cache_for(None).invalidate_tag(self._name)
+
+    # -- for the endpoints' side ----------------------------------------------------------------------------
+
+    async def run(self, call: Call) -> R:
+        """What the function itself answers."""
+        return await self.function(*call.args, **call.kwargs)
+
+    def key(self, call: Call, identity: str | None, *, is_endpoint: bool = False) -> str:
+        """Where the answer to this call by this caller is."""
+        parts = [self._name, call.digest]
+        if call.url:
+            parts.append(call.url)
+        if identity is not None:
+            parts.append(digest_of(identity.encode()))
+        if is_endpoint:
+            parts.append("http")
+        return ":".join(parts)
+
+    def recipe(self, cache: CacheManager, call: Call, identity: str | None) -> Recipe:
+        """How the answer is kept."""
+        fresh_seconds = cache.seconds(self._ttl)
+        tags = [self._name, *(tag.format_map(call.arguments) for tag in self._tags)]
+        if identity is not None or call.url:
+            tags.append(self._call_tag(call))  # one call has many entries: this is how they are found
+        return Recipe(
+            fresh_seconds,
+            self._stale_seconds,
+            self._error_seconds,
+            min(fresh_seconds, self._negative_seconds),
+            tuple(tags),
+            is_refreshed_in_background=not call.has_passing_arguments,
+        )
+
+    def cache_for(self, request: Any) -> CacheManager:
+        """The cache named with the decorator, else that of the request's application, else the default."""
+        if self._manager is not None:
+            return self._manager
+        if request is not None:
+            resources = getattr(request.app.state, "resources", None)
+            if resources is not None:
+                return cast("CacheManager", resources.cache)
+        return default_cache()
+
+    def _call_tag(self, call: Call) -> str:
+        return f"{self._name}:{call.digest}"
+
+    def _is_endpoint_of(self, request: Any) -> bool:
+        """Whether this call is the request's endpoint, and not a function that was handed the request."""
+        endpoint = request.scope.get("endpoint")
+        if endpoint is self:
+            return True
+        return endpoint is not None and inspect.unwrap(endpoint) is inspect.unwrap(self)

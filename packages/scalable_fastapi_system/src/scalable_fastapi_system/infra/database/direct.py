@@ -1,0 +1,154 @@
+"""One statement, compiled once and sent straight to the driver: `Read` for a SELECT, `Write` for a change.
+
+A session of the ORM costs more than the query it carries, and a transaction of one statement is three round trips
+(docs/performance.md has the figures). Both are made from ordinary SQLAlchemy statements, so they stay portable, and
+give plain dicts: on PostgreSQL they run as prepared statements on asyncpg, elsewhere on a connection of the engine.
+They see what is committed and nothing of an open transaction: what belongs together goes into a session.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ClauseElement, Delete, Insert, Select, Update
+from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from scalable_fastapi_system.infra.database.observe import note_statement
+from scalable_fastapi_system.kit.errors import ServiceUnavailableException
+
+if TYPE_CHECKING:
+    from scalable_fastapi_system.infra.database.manager import DatabaseManager
+
+Row = Mapping[str, Any]
+
+
+class _Direct:
+    """A statement with named parameters, and the two ways to run it."""
+
+    _is_repeatable: bool
+
+    def __init__(self, statement: ClauseElement) -> None:
+        self._statement: Any = statement
+        compiled: Any = statement.compile(
+            dialect=asyncpg_dialect(),  # type: ignore[no-untyped-call]
+            compile_kwargs={"render_postcompile": True},
+        )
+        self._sql = str(compiled)
+        self._order: tuple[str, ...] = tuple(compiled.positiontup or ())
+        self._constants = {
+            name: value
+            for name, value in compiled.params.items()
+            if value is not None and name in self._order
+        }
+
+    async def _on_asyncpg(self, database: DatabaseManager, values: dict[str, Any], method: str) -> Any:
+        import asyncpg
+
+        constants = self._constants
+        arguments = [values[name] if name in values else constants[name] for name in self._order]
+        pool = await database.asyncpg_pool()
+        started = time.perf_counter()
+        try:
+            try:
+                return await getattr(pool, method)(self._sql, *arguments)
+            except asyncpg.DataError:
+                raise  # an interface error too, but the caller's
+            except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError):
+                if not self._is_repeatable:
+                    raise
+                # A pooled connection that died while it was idle: a read may be asked again on a new one.
+                return await getattr(pool, method)(self._sql, *arguments)
+        except asyncpg.DataError:
+            raise
+        except asyncpg.IntegrityConstraintViolationError as error:
+            raise IntegrityError(self._sql, None, error) from error
+        except (
+            asyncpg.PostgresConnectionError,
+            asyncpg.CannotConnectNowError,
+            asyncpg.AdminShutdownError,
+            asyncpg.InterfaceError,
+            asyncpg.TooManyConnectionsError,
+            OSError,
+            TimeoutError,
+        ) as error:
+            raise ServiceUnavailableException("The database cannot be reached at the moment") from error
+        finally:
+            note_statement(
+                self._sql, time.perf_counter() - started, database.settings.database.slow_query_seconds
+            )
+
+    async def _on_engine(self, database: DatabaseManager, values: dict[str, Any]) -> tuple[list[Row], int]:
+        """The rows, and how many the statement touched."""
+        database.ensure_schema()
+        try:
+            async with database.async_engine.begin() as connection:
+                result = await connection.execute(self._statement, values)
+                rows: list[Row] = [dict(row) for row in result.mappings()] if result.returns_rows else []
+                return rows, max(0, result.rowcount)
+        except (PoolTimeoutError, OSError, DBAPIError) as error:
+            from scalable_fastapi_system.infra.database.manager import is_unavailable
+
+            if is_unavailable(error):
+                raise ServiceUnavailableException("The database cannot be reached at the moment") from error
+            raise
+
+
+class Read(_Direct):
+    """One SELECT with named `bindparam`s. `one` and `all` give rows by column name.
+
+    Raises ServiceUnavailableException where the database is away.
+    """
+
+    _is_repeatable = True
+
+    def __init__(self, statement: Select[Any]) -> None:
+        super().__init__(statement)
+
+    async def one(self, database: DatabaseManager, **values: Any) -> Row | None:
+        """The first row, or None."""
+        if database.backend == "postgresql":
+            row = await self._on_asyncpg(database, values, "fetchrow")
+            return None if row is None else dict(row)
+        rows, _ = await self._on_engine(database, values)
+        return rows[0] if rows else None
+
+    async def all(self, database: DatabaseManager, **values: Any) -> Sequence[Row]:
+        """Every row."""
+        if database.backend == "postgresql":
+            return [dict(row) for row in await self._on_asyncpg(database, values, "fetch")]
+        return (await self._on_engine(database, values))[0]
+
+
+class Write(_Direct):
+    """One INSERT, UPDATE or DELETE with named `bindparam`s, a transaction by itself: it is stored when the call returns.
+
+    For a change that nothing else has to go with: no second statement, no job, no hook after the commit. Every value is
+    given (an INSERT without `values` takes one for each column); defaults of a model are not applied.
+
+    Raises IntegrityError where a constraint refuses it, ServiceUnavailableException where the database is away; where it
+    went away on the way, nobody knows whether the change is stored, and it is not tried again.
+    """
+
+    _is_repeatable = False
+
+    def __init__(self, statement: Insert | Update | Delete) -> None:
+        super().__init__(statement)
+
+    async def one(self, database: DatabaseManager, **values: Any) -> Row | None:
+        """The first row of its RETURNING, None where it touched none. MySQL has no RETURNING."""
+        if database.backend == "postgresql":
+            row = await self._on_asyncpg(database, values, "fetchrow")
+            return None if row is None else dict(row)
+        rows, _ = await self._on_engine(database, values)
+        return rows[0] if rows else None
+
+    async def run(self, database: DatabaseManager, **values: Any) -> int:
+        """How many rows it touched."""
+        if database.backend == "postgresql":
+            status: str = await self._on_asyncpg(database, values, "execute")
+            return int(status.rpartition(" ")[2])
+        return (await self._on_engine(database, values))[1]

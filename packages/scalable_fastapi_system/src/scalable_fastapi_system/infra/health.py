@@ -1,0 +1,66 @@
+"""Whether a process should be given work: asked by the probes of the API and of the worker alike."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from scalable_fastapi_system.infra.database import DatabaseManager
+
+READY = "ready"
+DRAINING = "draining"
+NO_SCHEMA = "schema"
+NO_DATABASE = "database"
+STATES = (READY, DRAINING, NO_SCHEMA, NO_DATABASE)
+CHECK_TIMEOUT_SECONDS = 2.0  # below the probes' own time-out, so that the reason gets out
+REMEMBER_SECONDS = 1.0
+
+
+class Readiness:
+    """Remembers for a second whether the database answers and its schema fits this code."""
+
+    def __init__(self, database: DatabaseManager) -> None:
+        self._database = database
+        self._schema_fits = False
+        self._checked_at = float("-inf")
+        self._reason: str | None = "not checked yet"
+        self._found = NO_DATABASE
+        self.is_draining = False
+
+    @property
+    def state(self) -> str:
+        """One of `STATES`, as it was when the reason was last asked for."""
+        return DRAINING if self.is_draining else self._found
+
+    async def reason_not_ready(self, now: float | None = None) -> str | None:
+        """None when ready, else why not. `now` is monotonic seconds."""
+        if self.is_draining:
+            return "shutting down"
+        moment = time.monotonic() if now is None else now
+        if moment - self._checked_at >= REMEMBER_SECONDS:
+            self._checked_at = moment
+            self._found, self._reason = await self._check()
+        return self._reason
+
+    async def _check(self) -> tuple[str, str | None]:
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+                if not self._schema_fits:
+                    # Once it fits it stays so: a newer schema is accepted, and nothing downgrades under a live process.
+                    state = await asyncio.to_thread(self._schema_state)
+                    if state not in {"current", "ahead"}:
+                        return NO_SCHEMA, f"the schema is {state}: run migrate"
+                    self._schema_fits = True
+                await self._database.ping()
+        except (TimeoutError, OSError, DBAPIError, PoolTimeoutError):
+            return NO_DATABASE, "the database does not answer"
+        return READY, None
+
+    def _schema_state(self) -> str:
+        from scalable_fastapi_system.infra.database.migrate import Migrator
+
+        self._database.ensure_schema()
+        return Migrator(self._database).status().state

@@ -1,0 +1,234 @@
+"""Calls to services outside: a deadline on everything, few retries, a circuit breaker, and no way inside.
+
+Promises: no call outlives its deadline, retries included; only calls that may be repeated are; at most the
+budgeted share of calls is repeated; an open breaker answers at once; the address that was checked is the one
+that is connected to, so a name that changes its mind (DNS rebinding) gains nothing; redirects are not followed.
+Raises `OutboundError` and its kin, whose messages carry no credentials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import httpcore
+import httpx
+import structlog
+
+from scalable_fastapi_system.infra.addresses import is_public
+from scalable_fastapi_system.infra.resilience import CircuitBreaker, CircuitOpenError, RetryBudget
+from scalable_fastapi_system.infra.settings import Settings
+
+_log = structlog.get_logger("http_client")
+
+_REPEATABLE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+_REPEATABLE_STATUS = frozenset({429, 502, 503, 504})
+_BACKOFF_BASE_SECONDS = 0.1
+_BACKOFF_CEILING_SECONDS = 5.0
+_MAX_BREAKERS = 1000
+
+
+class OutboundError(Exception):
+    """A call to the outside did not get an answer."""
+
+
+class OutboundTimeoutError(OutboundError):
+    """The deadline passed."""
+
+
+class OutboundRefusedError(OutboundError):
+    """The call was not made: its target is not one that may be reached from here, or its breaker is open."""
+
+
+class HttpClient:
+    """One per process and loop. `async with` it, or `await close()` at the end."""
+
+    def __init__(self, settings: Settings, *, timeout_seconds: float | None = None) -> None:
+        options = settings.http_client
+        self._deadline_seconds = timeout_seconds or options.timeout_seconds
+        self._max_retries = options.max_retries
+        self._budget = RetryBudget(options.retry_budget_ratio)
+        self._breakers: dict[str, CircuitBreaker] = {}
+        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        transport = httpx.AsyncHTTPTransport(retries=0, trust_env=False)
+        # httpx offers no way to hand in the part that connects; its pool is made again with ours.
+        transport._pool = httpcore.AsyncConnectionPool(
+            ssl_context=httpx.create_ssl_context(),
+            max_connections=100,
+            keepalive_expiry=30.0,
+            network_backend=_GuardedBackend(allow_private=options.allow_private_addresses),
+        )
+        self._client = httpx.AsyncClient(
+            transport=transport, follow_redirects=False, timeout=self._deadline_seconds, trust_env=False
+        )
+
+    async def __aenter__(self) -> HttpClient:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout_seconds: float | None = None,
+        is_repeatable: bool | None = None,
+        headers: Mapping[str, str] | None = None,
+        **content: Any,
+    ) -> httpx.Response:
+        """One call with its retries; any status is an answer.
+
+        is_repeatable: whether doing it twice does no harm; by default by its method. A POST with an
+        idempotency key is. content: `json`, `content`, `data` or `params`, as httpx takes them.
+        """
+        may_repeat = method.upper() in _REPEATABLE_METHODS if is_repeatable is None else is_repeatable
+        target = httpx.URL(url)
+        if target.scheme not in {"http", "https"} or not target.host:
+            raise OutboundRefusedError("only http and https addresses can be called")
+        name = f"{target.host}:{target.port or target.scheme}"
+        breaker = self._breaker(name)
+        try:
+            async with asyncio.timeout(timeout_seconds or self._deadline_seconds):
+                return await self._with_retries(
+                    breaker, may_repeat, method, target, dict(headers or {}), content
+                )
+        except TimeoutError as error:
+            raise OutboundTimeoutError(f"{name} did not answer within the deadline") from error
+
+    async def _with_retries(
+        self,
+        breaker: CircuitBreaker,
+        may_repeat: bool,
+        method: str,
+        url: httpx.URL,
+        headers: dict[str, str],
+        content: dict[str, Any],
+    ) -> httpx.Response:
+        self._budget.note_call()
+        attempt = 0
+        while True:
+            response: httpx.Response | None = None
+            failure: OutboundError | None = None
+            try:
+                response = await self._once(breaker, method, url, headers, content)
+                if response.status_code not in _REPEATABLE_STATUS:
+                    return response
+            except OutboundRefusedError:
+                raise
+            except OutboundError as error:
+                failure = error
+            if not may_repeat or attempt >= self._max_retries or not self._budget.take():
+                if response is not None:
+                    return response
+                raise failure or OutboundError("no answer")
+            attempt += 1
+            await asyncio.sleep(self._pause_seconds(attempt, response))
+            _log.info("outbound call repeated", target=breaker.name, attempt=attempt)
+
+    async def _once(
+        self,
+        breaker: CircuitBreaker,
+        method: str,
+        url: httpx.URL,
+        headers: dict[str, str],
+        content: dict[str, Any],
+    ) -> httpx.Response:
+        try:
+            breaker.before_call()
+        except CircuitOpenError as error:
+            raise OutboundRefusedError(str(error)) from error
+        try:
+            response = await self._client.request(method, url, headers=headers, **content)
+        except _NotPublicError as error:
+            breaker.abandoned()
+            raise OutboundRefusedError(str(error)) from error
+        except (httpx.HTTPError, httpcore.NetworkError, OSError) as error:
+            breaker.failed()
+            raise OutboundError(f"{breaker.name}: {type(error).__name__}") from error
+        except BaseException:
+            # Cancelled, by the deadline or by the caller: the deadline is the service's doing.
+            breaker.failed()
+            raise
+        if response.status_code >= 500:
+            breaker.failed()
+        else:
+            breaker.succeeded()
+        return response
+
+    def _pause_seconds(self, attempt: int, response: httpx.Response | None) -> float:
+        """Exponential with full jitter; at least what the service asked for, if that is short."""
+        ceiling = min(_BACKOFF_CEILING_SECONDS, _BACKOFF_BASE_SECONDS * 2**attempt)
+        pause = self._random.uniform(0, ceiling)
+        asked = response.headers.get("retry-after", "") if response is not None else ""
+        return max(pause, float(asked)) if asked.isdigit() else pause
+
+    def _breaker(self, name: str) -> CircuitBreaker:
+        found = self._breakers.get(name)
+        if found is None:
+            if len(self._breakers) >= _MAX_BREAKERS:
+                self._breakers.pop(next(iter(self._breakers)))
+            found = self._breakers[name] = CircuitBreaker(name)
+        return found
+
+
+class _NotPublicError(Exception):
+    pass
+
+
+class _GuardedBackend(httpcore.AsyncNetworkBackend):
+    """Connects only to addresses that were resolved and checked here, and to exactly those."""
+
+    def __init__(self, *, allow_private: bool) -> None:
+        self._allow_private = allow_private
+        # httpcore picks anyio's implementation for asyncio; naming it keeps trio out.
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        addresses = await _resolve(host, port)
+        if not self._allow_private and not all(is_public(address) for address in addresses):
+            # One private address among public ones is an attack, not a choice.
+            raise _NotPublicError(f"{host} is not an address of the public internet")
+        failure: Exception | None = None
+        for address in addresses:
+            try:
+                return await self._inner.connect_tcp(
+                    address, port, timeout=timeout, local_address=local_address, socket_options=socket_options
+                )
+            except (OSError, httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise httpcore.ConnectError(f"no address of {host} answers") from failure
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        raise _NotPublicError("unix sockets are not called from here")
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpcore.ConnectError(f"{host} has no address") from error
+    return list(dict.fromkeys(str(info[4][0]) for info in found))

@@ -1,0 +1,291 @@
+"""Enqueueing: a job becomes a row in the caller's own transaction, so the job and the data it is about are stored
+together or not at all. Workers hear of it after the commit; what they do not hear, the reconciler finds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from scalable_fastapi_system.infra.database import on_commit
+from scalable_fastapi_system.jobs import metrics
+from scalable_fastapi_system.jobs.errors import JobUsageError
+from scalable_fastapi_system.jobs.limits import encode
+from scalable_fastapi_system.jobs.records import Hint, NewJob
+from scalable_fastapi_system.jobs.registry import MAX_KEY_LENGTH, JobHandler
+from scalable_fastapi_system.jobs.store.inserting import insert_jobs, insert_or_find
+from scalable_fastapi_system.kit.clock import utc_now
+from scalable_fastapi_system.kit.errors import ValidationException
+from scalable_fastapi_system.kit.ids import is_request_id, new_id
+
+if TYPE_CHECKING:
+    from scalable_fastapi_system.jobs.client import JobClient
+
+SESSION_KEY = "jobs"
+MIN_PRIORITY, MAX_PRIORITY = -100, 100
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandle:
+    """An enqueued job. `is_new` is False where a live job with the same unique key (or the id) was there already."""
+
+    id: UUID
+    kind: str
+    is_new: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """Everything about a job but its kind and arguments; see `enqueue`."""
+
+    job_id: UUID | None = None
+    owner_id: int | None = None
+    run_at: datetime | None = None
+    delay_seconds: float | None = None
+    priority: int | None = None
+    queue: str | None = None
+    max_attempts: int | None = None
+    timeout_seconds: float | None = None
+    deadline_at: datetime | None = None
+    unique_key: str | None = None
+    concurrency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobCall:
+    """A job to be, with its arguments: a step of a chain, a member of a batch. Made by `call`."""
+
+    handler: JobHandler[..., Any] | str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    options: JobOptions = field(default_factory=JobOptions)
+
+
+def call(handler: JobHandler[..., Any] | str, **arguments: Any) -> JobCall:
+    """A job for `enqueue_many`, `enqueue_chain` or `enqueue_batch`; takes what `enqueue` takes."""
+    options = {name: arguments.pop(name) for name in _OPTION_NAMES if name in arguments}
+    return JobCall(handler, arguments, JobOptions(**options))
+
+
+_OPTION_NAMES = tuple(JobOptions.__dataclass_fields__)
+
+
+async def enqueue(
+    session: AsyncSession,
+    handler: JobHandler[..., Any] | str,
+    *,
+    job_id: UUID | None = None,
+    owner_id: int | None = None,
+    run_at: datetime | None = None,
+    delay_seconds: float | None = None,
+    priority: int | None = None,
+    queue: str | None = None,
+    max_attempts: int | None = None,
+    timeout_seconds: float | None = None,
+    deadline_at: datetime | None = None,
+    unique_key: str | None = None,
+    concurrency_key: str | None = None,
+    **arguments: Any,
+) -> JobHandle:
+    """Inserts a job in the session's transaction; it exists, and runs, once that commits.
+
+    run_at (aware) or delay_seconds: not before. deadline_at: not after; a job that has not begun by then fails.
+    priority: smaller first. unique_key: while a job of the owner with this key is live, that job is the answer.
+    concurrency_key: of the jobs with this key one runs at a time. Raises ValidationException where the arguments do not
+    fit the handler's signature, PayloadTooLargeException where they are too large.
+    """
+    options = JobOptions(
+        job_id, owner_id, run_at, delay_seconds, priority, queue, max_attempts, timeout_seconds, deadline_at,
+        unique_key, concurrency_key,
+    )  # fmt: skip
+    client = client_of(session)
+    row = new_job(client, JobCall(handler, arguments, options))
+    if job_id is not None:
+        inserted = await insert_or_find(session, row)
+    else:
+        inserted = (await insert_jobs(session, [row]))[0]
+    if inserted.is_new:
+        await _announce_after_commit(session, client, [row])
+    return JobHandle(inserted.job_id, row.kind, inserted.is_new)
+
+
+async def enqueue_many(session: AsyncSession, calls: Sequence[JobCall]) -> list[JobHandle]:
+    """Inserts jobs together, in few statements."""
+    client = client_of(session)
+    rows = [new_job(client, one) for one in calls]
+    inserted = await insert_jobs(session, rows)
+    new = [row for row, answer in zip(rows, inserted, strict=True) if answer.is_new]
+    await _announce_after_commit(session, client, new)
+    return [
+        JobHandle(answer.job_id, row.kind, answer.is_new) for row, answer in zip(rows, inserted, strict=True)
+    ]
+
+
+async def enqueue_chain(session: AsyncSession, steps: Sequence[JobCall]) -> list[JobHandle]:
+    """Inserts jobs that run one after another, each when the one before has succeeded.
+
+    A step that fails for good cancels those after it; when it is retried by hand, they wait for it again.
+    """
+    client = client_of(session)
+    rows: list[NewJob] = []
+    following: UUID | None = None
+    for step in reversed(steps):
+        row = replace(new_job(client, step), then_id=following, waits_for=1, needs_success=True)
+        following = row.id
+        rows.append(row)
+    if not rows:
+        return []
+    rows.reverse()
+    rows[0] = replace(rows[0], waits_for=0, needs_success=False)
+    await _insert_new(session, client, rows)
+    return [JobHandle(row.id, row.kind) for row in rows]
+
+
+async def enqueue_batch(
+    session: AsyncSession, members: Sequence[JobCall], *, on_complete: JobCall
+) -> tuple[JobHandle, list[JobHandle]]:
+    """Inserts jobs that run side by side, and one that runs when all of them have ended, however they ended.
+
+    Gives that last one first. Its handler learns how the members ended from `JobClient.batch(ctx.job_id)`.
+    """
+    if not members:
+        raise JobUsageError("a batch needs a member")
+    client = client_of(session)
+    last = replace(new_job(client, on_complete), waits_for=len(members))
+    rows = [replace(new_job(client, member), then_id=last.id) for member in members]
+    await _insert_new(session, client, [last, *rows])
+    return JobHandle(last.id, last.kind), [JobHandle(row.id, row.kind) for row in rows]
+
+
+def new_job(client: JobClient, one: JobCall) -> NewJob:
+    """The row for a call: validated, with the handler's own settings where the call has none."""
+    options = one.options
+    handler = client.registry.get(one.handler) if isinstance(one.handler, str) else one.handler
+    if handler is None:
+        # A kind that only workers know, such as one of another version. They validate the arguments.
+        if not isinstance(one.handler, str):
+            raise JobUsageError("a handler or the name of one is needed")
+        kind = one.handler
+        try:
+            raw = encode(dict(one.arguments))
+        except ValueError as error:
+            raise ValidationException(f"The arguments of {kind} cannot be stored: {error}") from None
+        queue, priority, max_attempts, timeout_seconds = "default", 0, None, None
+        unique_key, concurrency_key = options.unique_key, options.concurrency_key
+    else:
+        kind = handler.kind
+        raw = handler.encode_args(dict(one.arguments))
+        queue, priority = handler.queue, handler.priority
+        max_attempts, timeout_seconds = handler.max_attempts, None
+        unique_key = options.unique_key
+        if unique_key is None and handler.unique:
+            unique_key = handler.unique_key_of(raw)
+        concurrency_key = options.concurrency_key or handler.concurrency_key_of(dict(one.arguments))
+    priority = priority if options.priority is None else options.priority
+    if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        raise ValidationException(
+            f"A priority is between {MIN_PRIORITY} and {MAX_PRIORITY}", field="priority"
+        )
+    for name, key in (("unique_key", unique_key), ("concurrency_key", concurrency_key)):
+        if key is not None and not 0 < len(key) <= MAX_KEY_LENGTH:
+            raise ValidationException(f"A key has 1 to {MAX_KEY_LENGTH} characters", field=name)
+    return NewJob(
+        id=options.job_id or new_id(),
+        kind=kind,
+        queue=options.queue or queue,
+        args=client.limits.check_args(raw),
+        max_attempts=options.max_attempts or max_attempts or client.settings.jobs.default_max_attempts,
+        owner_id=options.owner_id,
+        priority=priority,
+        run_at=_run_at(options),
+        deadline_at=options.deadline_at,
+        timeout_seconds=options.timeout_seconds or timeout_seconds,
+        unique_key=None if unique_key is None else f"{_scope(options.owner_id)}:{unique_key}",
+        concurrency_key=concurrency_key,
+        request_id=_request_id(),
+        traceparent=_traceparent(),
+    )
+
+
+def client_of(session: AsyncSession) -> JobClient:
+    """The client that belongs to the session's database manager. Raises JobUsageError where there is none."""
+    client: JobClient | None = session.info.get(SESSION_KEY)
+    if client is None:
+        raise JobUsageError(
+            "this session knows no job client: take it from the DatabaseManager of an application or a worker"
+        )
+    return client
+
+
+async def _insert_new(session: AsyncSession, client: JobClient, rows: Sequence[NewJob]) -> None:
+    if any(row.unique_key is not None for row in rows):
+        raise JobUsageError("jobs of chains and batches cannot have unique keys: each is a new job")
+    await insert_jobs(session, rows)
+    await _announce_after_commit(session, client, rows)
+
+
+async def _announce_after_commit(session: AsyncSession, client: JobClient, rows: Sequence[NewJob]) -> None:
+    if not rows:
+        return
+    hints = hints_of(rows)
+    await client.notify_in(session)
+    on_commit(session, lambda: client.announce(rows, hints))
+
+
+def hints_of(rows: Sequence[NewJob]) -> list[Hint]:
+    """Hints for those of new jobs that wait for nothing but their time."""
+    now = utc_now()
+    return [
+        Hint(
+            row.id,
+            0,
+            row.queue,
+            row.owner_id or 0,
+            row.priority,
+            0.0 if row.run_at is None else max(0.0, (row.run_at - now).total_seconds()),
+        )
+        for row in rows
+        if row.waits_for == 0
+    ]
+
+
+def count_enqueued(rows: Sequence[NewJob]) -> None:
+    """Counts inserted jobs for the metrics."""
+    for row in rows:
+        metrics.count_enqueued(row.kind, row.queue)
+
+
+def _run_at(options: JobOptions) -> datetime | None:
+    if options.run_at is not None and options.delay_seconds is not None:
+        raise JobUsageError("run_at and delay_seconds exclude each other")
+    if options.delay_seconds is not None:
+        return utc_now() + timedelta(seconds=options.delay_seconds) if options.delay_seconds > 0 else None
+    if options.run_at is not None and options.run_at.tzinfo is None:
+        raise ValidationException("A time needs a zone", field="run_at")
+    return options.run_at
+
+
+def _scope(owner_id: int | None) -> str:
+    return "-" if owner_id is None else str(owner_id)
+
+
+def _request_id() -> str | None:
+    found = structlog.contextvars.get_contextvars().get("request_id")
+    return found if isinstance(found, str) and is_request_id(found) else None
+
+
+def _traceparent() -> str | None:
+    """The current span as W3C trace context; None where nothing is traced (then OpenTelemetry is not even loaded)."""
+    trace: Any = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        return None
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"

@@ -1,0 +1,270 @@
+"""Job kinds: which function runs under which name, with which arguments and limits.
+
+A handler is declared with `@job("orders.ship")`. Its keyword-only parameters are the job's arguments: they are
+validated when the job is enqueued, by the signature, and again when it runs, so a job that was accepted has
+arguments that its handler can take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Literal, NotRequired, ParamSpec, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from scalable_fastapi_system.jobs.limits import decode, encode
+from scalable_fastapi_system.kit.errors import FieldProblem, ValidationException
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RunsIn = Literal["loop", "thread", "process"]
+
+# Names that `enqueue` takes for itself.
+RESERVED_ARGUMENTS = frozenset(
+    {
+        "session", "handler", "job_id", "owner_id", "run_at", "delay_seconds", "priority", "queue", "max_attempts",
+        "timeout_seconds", "deadline_at", "unique_key", "concurrency_key",
+    }
+)  # fmt: skip
+_KIND = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
+MAX_KIND_LENGTH = 100
+MAX_KEY_LENGTH = 120
+
+
+class Backoff:
+    """Exponential back-off with full jitter: between nothing and `base * 2^(failures-1)`, at most `cap`."""
+
+    __slots__ = ("base_seconds", "cap_seconds")
+
+    def __init__(self, base_seconds: float = 2.0, cap_seconds: float = 600.0) -> None:
+        self.base_seconds = base_seconds
+        self.cap_seconds = cap_seconds
+
+    def delay_seconds(self, failures: int, random: Callable[[], float]) -> float:
+        """The pause after so many failures. Full jitter keeps a crowd that failed together from coming back together."""
+        ceiling = min(self.cap_seconds, self.base_seconds * 2.0 ** min(failures - 1, 32))
+        return ceiling * random()
+
+
+class JobHandler(Generic[P, R]):
+    """A declared job kind. Calling it runs the function itself, for instance in a test."""
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        kind: str,
+        *,
+        queue: str,
+        timeout_seconds: float | None,
+        max_attempts: int | None,
+        unique: bool,
+        concurrency_key: str | Callable[..., str] | None,
+        priority: int,
+        runs_in: RunsIn,
+        backoff: Backoff,
+        is_public: bool,
+    ) -> None:
+        if not _KIND.fullmatch(kind) or len(kind) > MAX_KIND_LENGTH:
+            raise ValueError(
+                f"{kind!r} is no job kind: use lower-case words joined by dots, such as orders.ship"
+            )
+        is_async = inspect.iscoroutinefunction(function)
+        if is_async and runs_in != "loop":
+            raise TypeError(
+                f"{kind}: an async function runs in the loop; only a plain one runs in a {runs_in}"
+            )
+        self.function = function
+        self.kind = kind
+        self.queue = queue
+        self.timeout_seconds = timeout_seconds
+        self.max_attempts = max_attempts
+        self.unique = unique
+        self.concurrency_key = concurrency_key
+        self.priority = priority
+        self.runs_in: RunsIn = "thread" if not is_async and runs_in == "loop" else runs_in
+        self.backoff = backoff
+        self.is_public = is_public
+        self.__name__ = getattr(function, "__name__", kind)
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+        self._arguments: TypeAdapter[dict[str, Any]] | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<job {self.kind}>"
+
+    @property
+    def arguments(self) -> TypeAdapter[dict[str, Any]]:
+        """Validates the arguments; made at its first use, when every annotation can be resolved."""
+        if self._arguments is None:
+            self._arguments = _arguments_of(self.function, self.kind)
+        return self._arguments
+
+    def encode_args(self, arguments: dict[str, Any]) -> bytes:
+        """The arguments as JSON. Raises ValidationException, naming each argument that does not fit."""
+        try:
+            raw = self.arguments.dump_json(self.arguments.validate_python(arguments))
+        except ValidationError as error:
+            raise _refusal(self.kind, error) from None
+        return _storable(self.kind, raw)
+
+    def decode_args(self, text: str) -> dict[str, Any]:
+        """The keyword arguments for the function. Raises ValidationException where they do not fit this version of it."""
+        try:
+            return self.arguments.validate_json(text)
+        except ValidationError as error:
+            raise _refusal(self.kind, error) from None
+
+    def unique_key_of(self, args: bytes) -> str:
+        """The key under which a `unique` job is the only live one: its kind and its arguments."""
+        return f"{self.kind}:{hashlib.sha256(args).hexdigest()[:40]}"
+
+    def concurrency_key_of(self, arguments: dict[str, Any]) -> str | None:
+        """The key of which one job runs at a time: a constant, a template (`"shop:{shop_id}"`) or a function."""
+        key = self.concurrency_key
+        if key is None:
+            return None
+        if callable(key):
+            return key(**arguments)
+        try:
+            return key.format(**arguments)
+        except (KeyError, IndexError) as error:
+            raise ValidationException(
+                f"The concurrency key {key!r} of {self.kind} names an argument that was not given: {error}"
+            ) from None
+
+
+class JobRegistry:
+    """The job kinds that a process knows."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, JobHandler[..., Any]] = {}
+
+    def add(self, handler: JobHandler[..., Any]) -> None:
+        """Raises ValueError where another function has the name already (the same one, imported twice, is fine)."""
+        known = self._handlers.get(handler.kind)
+        if known is not None and _identity(known.function) != _identity(handler.function):
+            raise ValueError(
+                f"the job kind {handler.kind!r} is declared twice: by {'.'.join(_identity(known.function))} and by "
+                f"{'.'.join(_identity(handler.function))}"
+            )
+        self._handlers[handler.kind] = handler
+
+    def get(self, kind: str) -> JobHandler[..., Any] | None:
+        return self._handlers.get(kind)
+
+    def kinds(self) -> list[str]:
+        """The names, sorted."""
+        return sorted(self._handlers)
+
+    def __iter__(self) -> Iterator[JobHandler[..., Any]]:
+        return iter(list(self._handlers.values()))
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._handlers
+
+
+registry = JobRegistry()
+
+
+def job(
+    kind: str,
+    *,
+    queue: str = "default",
+    timeout_seconds: float | None = None,
+    max_attempts: int | None = None,
+    unique: bool = False,
+    concurrency_key: str | Callable[..., str] | None = None,
+    priority: int = 0,
+    runs_in: RunsIn = "loop",
+    backoff: Backoff | None = None,
+    is_public: bool = False,
+    registry: JobRegistry = registry,
+) -> Callable[[Callable[P, R]], JobHandler[P, R]]:
+    """Declares a function `(ctx, *, arguments…)` as the handler of a job kind.
+
+    timeout_seconds: of one attempt; None takes `JOBS__DEFAULT_TIMEOUT_SECONDS`.
+    max_attempts: failures after which the job has failed; None takes `JOBS__DEFAULT_MAX_ATTEMPTS`.
+    unique: while one with the same owner and arguments is live, enqueueing gives that one.
+    concurrency_key: of the jobs with one key, one runs at a time; `"shop:{shop_id}"` is filled from the arguments.
+    priority: smaller runs first, -100 to 100.
+    runs_in: for plain functions `thread` (the default; a thread cannot be ended, so a time-out abandons it) or
+        `process` (a time-out or a cancel kills it). Async functions run in the loop.
+    is_public: may be named by a client of `POST /tasks/background`.
+    """
+    target = registry
+
+    def declare(function: Callable[P, R]) -> JobHandler[P, R]:
+        handler = JobHandler(
+            function,
+            kind,
+            queue=queue,
+            timeout_seconds=timeout_seconds,
+            max_attempts=max_attempts,
+            unique=unique,
+            concurrency_key=concurrency_key,
+            priority=priority,
+            runs_in=runs_in,
+            backoff=backoff or Backoff(),
+            is_public=is_public,
+        )
+        target.add(handler)
+        return handler
+
+    return declare
+
+
+def _identity(function: Callable[..., Any]) -> tuple[str, str]:
+    return function.__module__, function.__qualname__
+
+
+def _arguments_of(function: Callable[..., Any], kind: str) -> TypeAdapter[dict[str, Any]]:
+    hints = get_type_hints(function, include_extras=True)
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or parameters[0].kind not in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    ):
+        raise TypeError(f"{kind}: the handler's first parameter is the JobContext")
+    fields: dict[str, Any] = {}
+    for parameter in parameters[1:]:
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            raise TypeError(f"{kind}: the argument {parameter.name!r} must be keyword-only: put it after `*`")
+        if parameter.name in RESERVED_ARGUMENTS:
+            raise TypeError(f"{kind}: {parameter.name!r} is a name that enqueue takes for itself")
+        if parameter.name not in hints:
+            raise TypeError(f"{kind}: the argument {parameter.name!r} has no type")
+        annotation = hints[parameter.name]
+        is_required = parameter.default is inspect.Parameter.empty
+        fields[parameter.name] = annotation if is_required else NotRequired[annotation]
+    # A typed dict and not a model: any name will do for an argument, and the answer is what the function takes.
+    shape = TypedDict(f"{kind} arguments", fields)  # type: ignore[misc]
+    shape.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(shape)  # type: ignore[arg-type]
+    return adapter
+
+
+def _refusal(kind: str, error: ValidationError) -> ValidationException:
+    problems = [
+        FieldProblem(".".join(str(part) for part in problem["loc"]), problem["msg"], problem["type"])
+        for problem in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    named = ", ".join(str(problem) for problem in problems)
+    return ValidationException(f"The arguments do not fit the job {kind}: {named}", problems=problems)
+
+
+def _storable(kind: str, raw: bytes) -> bytes:
+    if b"\\u0000" in raw:
+        try:
+            encode(decode(raw))
+        except ValueError as error:
+            raise ValidationException(f"The arguments of {kind} cannot be stored: {error}") from None
+    return raw

@@ -1,0 +1,194 @@
+"""Running one attempt: from a claim to its ending. Every way a handler can end is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from scalable_fastapi_system.infra.error_tracking import report_error
+from scalable_fastapi_system.infra.tracing import job_span
+from scalable_fastapi_system.jobs import metrics
+from scalable_fastapi_system.jobs.context import JobContext, SyncJobContext
+from scalable_fastapi_system.jobs.errors import FailJobError, JobLostError, RetryJobError, SnoozeJobError
+from scalable_fastapi_system.jobs.limits import ResultTooLargeError, decode
+from scalable_fastapi_system.jobs.records import Ending, Outcome
+from scalable_fastapi_system.jobs.registry import JobHandler
+from scalable_fastapi_system.jobs.running import Running
+from scalable_fastapi_system.kit.clock import utc_now
+
+if TYPE_CHECKING:
+    from scalable_fastapi_system.jobs.engine import Engine
+
+_log = structlog.get_logger("jobs")
+
+
+class _TimedOutError(Exception):
+    """The attempt took longer than its limit."""
+
+
+async def execute(engine: Engine, run: Running) -> Ending | None:
+    """Runs the handler of a claim. The ending to write; None where it is written already or not ours to write."""
+    claim = run.claim
+    structlog.contextvars.bind_contextvars(
+        job_id=str(claim.job_id), kind=claim.kind, attempt=claim.attempt, request_id=claim.request_id
+    )
+    started = time.perf_counter()
+    with job_span(
+        claim.kind, traceparent=claim.traceparent, job_id=str(claim.job_id), attempt=claim.attempt
+    ) as span:
+        ending = await _attempt(engine, run)
+        if span is not None and ending is not None:
+            span.set_attribute("job.outcome", ending.outcome.value)
+    seconds = time.perf_counter() - started
+    outcome = Outcome.SUCCEEDED if run.is_finished else ending.outcome if ending is not None else None
+    metrics.observe_end(claim.kind, outcome.value if outcome is not None else "lost", seconds)
+    _log_end(run, ending, outcome, seconds)
+    return ending
+
+
+async def _attempt(engine: Engine, run: Running) -> Ending | None:
+    claim = run.claim
+    handler = engine.registry.get(claim.kind)
+    if handler is None:  # claims name the kinds they know; only a registry that shrank comes here
+        return Ending(claim, Outcome.SNOOZED, delay_seconds=1.0)
+    if claim.deadline_at is not None and utc_now() >= claim.deadline_at:
+        note = engine.limits.note("Expired", "the job's deadline passed before it ran", attempt=claim.attempt)
+        return Ending(claim, Outcome.FAILED, error=note)
+    timeout_seconds = (
+        claim.timeout_seconds or handler.timeout_seconds or engine.settings.default_timeout_seconds
+    )
+    try:
+        arguments = handler.decode_args(claim.args)
+        context = JobContext(engine, run)
+        try:
+            async with asyncio.timeout(timeout_seconds) as limit:
+                result = await _call(handler, context, arguments, timeout_seconds)
+        except TimeoutError as error:
+            if not limit.expired() or run.stop_reason is not None:
+                raise
+            raise _TimedOutError(f"took longer than {timeout_seconds:g} seconds") from error.__cause__
+        run.is_ending = True
+        if run.is_finished:
+            if result is not None:
+                _log.warning("a result returned after ctx.transaction() is not stored: set ctx.result in it")
+            return None
+        encoded = engine.limits.encode_result(result)
+        return Ending(claim, Outcome.SUCCEEDED, result=encoded, progress=run.progress)
+    except asyncio.CancelledError:
+        run.is_ending = True
+        _clear_cancel()
+        return None if run.is_finished else _stopped(engine, run)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a handler may raise anything
+        run.is_ending = True
+        if run.is_finished:
+            return None
+        ending = _failed(engine, run, handler, error)
+        if ending is not None and ending.outcome is Outcome.FAILED:
+            report_error(error, job_id=claim.job_id, kind=claim.kind, request_id=claim.request_id)
+        return ending
+
+
+async def _call(
+    handler: JobHandler[..., Any], context: JobContext, arguments: dict[str, Any], timeout_seconds: float
+) -> Any:
+    if handler.runs_in == "loop":
+        return await handler.function(context, **arguments)
+    if handler.runs_in == "thread":
+        return await _in_thread(handler.function, SyncJobContext(context), arguments)
+    from scalable_fastapi_system.jobs.processes import run_in_process
+
+    return await run_in_process(handler, context, arguments)
+
+
+async def _in_thread(function: Callable[..., Any], context: SyncJobContext, arguments: dict[str, Any]) -> Any:
+    """A thread of its own, as a daemon: one that is abandoned after a time-out must not keep the process alive."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def deliver(result: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def main() -> None:
+        result: Any = None
+        failure: BaseException | None = None
+        try:
+            result = function(context, **arguments)
+        except StopIteration as error:
+            failure = RuntimeError(f"the handler raised StopIteration: {error}")
+        except BaseException as error:  # noqa: BLE001 - it is raised again, where it is waited for
+            failure = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(deliver, result, failure)
+
+    run = contextvars.copy_context().run
+    threading.Thread(target=run, args=(main,), name=f"job-{context.kind}", daemon=True).start()
+    return await future
+
+
+def _clear_cancel() -> None:
+    """The interruption was for the handler; the writing of the end goes on in the same task."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+
+
+def _stopped(engine: Engine, run: Running) -> Ending | None:
+    claim = run.claim
+    if run.stop_reason == "lost":
+        return None
+    if run.stop_reason == "cancel":
+        note = engine.limits.note("Cancelled", "cancelled while it ran", attempt=claim.attempt)
+        return Ending(claim, Outcome.CANCELLED, error=note, progress=run.progress)
+    return Ending(claim, Outcome.INTERRUPTED, progress=run.progress)
+
+
+def _failed(
+    engine: Engine, run: Running, handler: JobHandler[..., Any], error: BaseException
+) -> Ending | None:
+    claim = run.claim
+    if isinstance(error, JobLostError) or run.stop_reason == "lost":
+        return None
+    if run.stop_reason is not None:
+        return _stopped(engine, run)  # what a handler raises when it is told to stop is not a failure
+    if isinstance(error, SnoozeJobError):
+        return Ending(claim, Outcome.SNOOZED, progress=run.progress, delay_seconds=error.delay_seconds)
+    report = engine.limits.encode_error(error, attempt=claim.attempt)
+    is_final = (
+        isinstance(error, FailJobError | ResultTooLargeError) or claim.failures + 1 >= claim.max_attempts
+    )
+    if is_final:
+        return Ending(claim, Outcome.FAILED, error=report, progress=run.progress)
+    delay_seconds = error.delay_seconds if isinstance(error, RetryJobError) else None
+    if delay_seconds is None:
+        delay_seconds = handler.backoff.delay_seconds(claim.failures + 1, engine.random)
+    return Ending(
+        claim, Outcome.RETRIED, error=report, progress=run.progress, delay_seconds=max(0.0, delay_seconds)
+    )
+
+
+def _log_end(run: Running, ending: Ending | None, outcome: Outcome | None, seconds: float) -> None:
+    """One line an attempt, without arguments or results."""
+    duration_ms = round(seconds * 1000, 2)
+    if outcome is None:
+        _log.warning("job lost", duration_ms=duration_ms)
+    elif outcome in {Outcome.FAILED, Outcome.RETRIED}:
+        error = ending.error if ending is not None else None
+        _log.warning(f"job {outcome.value}", duration_ms=duration_ms, error=_summary(error))
+    else:
+        _log.info(f"job {outcome.value}", duration_ms=duration_ms)
+
+
+def _summary(error: str | None) -> dict[str, Any] | None:
+    value = decode(error)
+    return {"type": value.get("type"), "message": value.get("message")} if isinstance(value, dict) else None

@@ -1,0 +1,180 @@
+"""Schedules: jobs at set times, once a slot however many workers there are and whatever their clocks say.
+
+A slot is taken by inserting its row in `cron_runs`, whose key is (schedule, slot), in the transaction that inserts the
+job. The clock is the database's. What was missed while no worker ran is treated by the schedule's misfire policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from croniter import croniter
+from sqlalchemy import CursorResult, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from scalable_fastapi_system.jobs.records import Hint, NewJob
+from scalable_fastapi_system.jobs.registry import JobHandler
+from scalable_fastapi_system.jobs.store.clock import database_now
+from scalable_fastapi_system.jobs.store.inserting import insert_jobs
+from scalable_fastapi_system.jobs.tables import cron_runs, cron_schedules
+from scalable_fastapi_system.kit.ids import new_id
+
+Misfire = Literal["skip", "once", "all"]
+H = TypeVar("H", bound=JobHandler[..., Any])
+
+# A slot that is taken this late was missed: workers tick every second or so.
+PUNCTUAL_SECONDS = 30.0
+MAX_CAUGHT_UP = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CronSchedule:
+    """A job kind that runs at the times of a cron expression.
+
+    expression: five fields, or six with seconds last. timezone: of the expression; slots keep their wall-clock time
+    through changes of daylight saving. misfire: of slots missed by more than half a minute, `skip` runs none, `once`
+    the last one, `all` each (at most 1000).
+    """
+
+    name: str
+    expression: str
+    handler: JobHandler[..., Any]
+    arguments: tuple[tuple[str, Any], ...] = ()
+    timezone: str = "UTC"
+    misfire: Misfire = "once"
+    default_max_attempts: int = 5
+
+    def __post_init__(self) -> None:
+        if not croniter.is_valid(self.expression):
+            raise ValueError(f"{self.expression!r} is no cron expression")
+        try:
+            ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(f"there is no time zone {self.timezone!r}") from None
+
+    def slots(self, after: datetime, until: datetime) -> list[datetime]:
+        """The moments of the schedule after one and up to another, in order; the last 1000 of them."""
+        slots: list[datetime] = []
+        for moment in self._moments(after):
+            if moment > until:
+                return slots
+            slots.append(moment)
+            if len(slots) > MAX_CAUGHT_UP:
+                del slots[0]
+        return slots
+
+    def next_after(self, moment: datetime) -> datetime:
+        """The first moment of the schedule after this one, in UTC."""
+        return next(self._moments(moment))
+
+    def _moments(self, after: datetime) -> Iterator[datetime]:
+        """The moments of the schedule after one, in UTC, without end.
+
+        Of an hour that occurs twice, when the clocks go back, a schedule that names its hour takes the first.
+        """
+        zone = ZoneInfo(self.timezone)
+        names_hours = not self.expression.split()[1].startswith("*")
+        moments = croniter(self.expression, after.astimezone(zone), ret_type=datetime)
+        while True:
+            moment: datetime = moments.get_next(datetime).astimezone(UTC)
+            if not (names_hours and moment.astimezone(zone).fold):
+                yield moment
+
+    def slots_to_run(self, after: datetime, now: datetime) -> list[datetime]:
+        """What of the slots since `after` is to run now, by the misfire policy."""
+        due = self.slots(after, now)
+        if self.misfire == "all":
+            return due
+        missed = [slot for slot in due if (now - slot).total_seconds() > PUNCTUAL_SECONDS]
+        punctual = due[len(missed) :]
+        if self.misfire == "once" and missed and not punctual:
+            return missed[-1:]
+        return punctual[-1:] if self.misfire == "once" else punctual
+
+    def job_for(self, slot_at: datetime) -> NewJob:
+        """The job of one slot; slots wait for nothing, so it is queued at once."""
+        handler = self.handler
+        return NewJob(
+            id=new_id(),
+            kind=handler.kind,
+            queue=handler.queue,
+            args=handler.encode_args(dict(self.arguments)).decode(),
+            max_attempts=handler.max_attempts or self.default_max_attempts,
+            priority=handler.priority,
+            timeout_seconds=handler.timeout_seconds,
+            concurrency_key=handler.concurrency_key_of(dict(self.arguments)),
+            unique_key=f"cron:{self.name}:{slot_at.isoformat()}",
+        )
+
+
+schedules: dict[str, CronSchedule] = {}
+
+
+def cron(
+    expression: str,
+    *,
+    name: str | None = None,
+    timezone: str = "UTC",
+    misfire: Misfire = "once",
+    **arguments: Any,
+) -> Callable[[H], H]:
+    """Runs the job below it at the times of a cron expression: `@cron("0 3 * * *")` above `@job("reports.nightly")`."""
+
+    def declare(handler: H) -> H:
+        schedule = CronSchedule(
+            name or handler.kind, expression, handler, tuple(sorted(arguments.items())), timezone, misfire
+        )
+        known = schedules.get(schedule.name)
+        if known is not None and known.handler.kind != handler.kind:
+            raise ValueError(f"the schedule {schedule.name!r} is declared twice")
+        schedules[schedule.name] = schedule
+        return handler
+
+    return declare
+
+
+async def take_due_slots(session: AsyncSession, schedule: CronSchedule) -> list[Hint]:
+    """Inserts the jobs of a schedule's due slots. Raises IntegrityError where another worker took one of them first.
+
+    A schedule seen for the first time starts now: it has missed nothing.
+    """
+    now = await database_now(session)
+    row = (
+        await session.execute(
+            select(cron_schedules.c.last_slot_at, cron_schedules.c.paused_at).where(
+                cron_schedules.c.name == schedule.name
+            )
+        )
+    ).one_or_none()
+    facts = {
+        "expression": schedule.expression,
+        "timezone": schedule.timezone,
+        "misfire": schedule.misfire,
+        "kind": schedule.handler.kind,
+    }
+    if row is None:
+        await session.execute(
+            insert(cron_schedules).values(name=schedule.name, last_slot_at=now, paused_at=None, **facts)
+        )
+        return []
+    if schedule.next_after(row.last_slot_at) > now:
+        return []
+    slots = [] if row.paused_at is not None else schedule.slots_to_run(row.last_slot_at, now)
+    moved: CursorResult[Any] = await session.execute(  # type: ignore[assignment]
+        update(cron_schedules)
+        .where(cron_schedules.c.name == schedule.name, cron_schedules.c.last_slot_at == row.last_slot_at)
+        .values(last_slot_at=slots[-1] if slots else now, **facts)
+    )
+    if not moved.rowcount:
+        return []  # another worker moved on from the same slot
+    hints: list[Hint] = []
+    for slot_at in slots:
+        job = schedule.job_for(slot_at)
+        await session.execute(insert(cron_runs).values(name=schedule.name, slot_at=slot_at, job_id=job.id))
+        await insert_jobs(session, [job])
+        hints.append(Hint(job.id, 0, job.queue, 0, job.priority))
+    return hints

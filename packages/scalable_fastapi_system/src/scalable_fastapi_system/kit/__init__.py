@@ -1,0 +1,1 @@
+"""Pure building blocks: errors, ids, time, pages, domain declarations. No I/O, no framework."""

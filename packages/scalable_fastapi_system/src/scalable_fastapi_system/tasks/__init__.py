@@ -1,0 +1,1 @@
+"""The HTTP face of the jobs: background tasks of the guide, lists, progress, cancel and retry."""

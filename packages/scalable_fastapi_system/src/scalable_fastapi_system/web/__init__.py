@@ -1,0 +1,1 @@
+"""The HTTP side that knows no domain: one ASGI pass, one envelope, one way to fail, health, limits."""

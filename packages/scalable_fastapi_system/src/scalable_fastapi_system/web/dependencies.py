@@ -1,0 +1,78 @@
+"""What endpoints ask for: the resources of their application, and sessions.
+
+`Transaction` is the session of a request that changes something: its commit happens after the endpoint has
+returned and before the answer is sent, so a 2xx is only ever sent for what is stored.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated
+
+from fastapi import Depends
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+from starlette.requests import HTTPConnection
+
+from scalable_fastapi_system.infra.resources import Resources
+from scalable_fastapi_system.infra.settings import load_settings
+
+_newest: weakref.ref[Resources] | None = None
+_default: Resources | None = None
+
+
+def set_newest_resources(resources: Resources) -> None:
+    """Makes these the ones that `get_db()` uses where it is called without a request, as the guide does."""
+    global _newest  # noqa: PLW0603 - the guide's `next(get_db())` names no application
+    _newest = weakref.ref(resources)
+
+
+def default_resources() -> Resources:
+    """Those of the application made last in this process, else ones made from the settings."""
+    global _default  # noqa: PLW0603 - see above
+    found = _newest() if _newest is not None else None
+    if found is not None:
+        return found
+    if _default is None:
+        _default = Resources(load_settings())
+    return _default
+
+
+def get_resources(connection: HTTPConnection) -> Resources:
+    """The resources of the application that this request reached."""
+    resources: Resources = connection.app.state.resources
+    return resources
+
+
+def get_db(connection: HTTPConnection = None) -> Iterator[Session]:  # type: ignore[assignment]
+    """A synchronous session, closed at the end. As a dependency, or by hand as `next(get_db())`."""
+    resources = get_resources(connection) if connection is not None else default_resources()
+    session = resources.database.SessionLocal()
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+async def get_async_db(connection: HTTPConnection = None) -> AsyncIterator[AsyncSession]:  # type: ignore[assignment]
+    """An asynchronous session, closed at the end; whoever writes commits."""
+    resources = get_resources(connection) if connection is not None else default_resources()
+    async with resources.database.AsyncSessionLocal() as session:
+        yield session
+
+
+async def get_transaction(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
+    """A session whose work is committed before the answer is sent, or rolled back with the error."""
+    async with get_resources(connection).database.transaction() as session:
+        yield session
+
+
+async def provide_resources(connection: HTTPConnection) -> Resources:
+    """`get_resources` as a dependency: FastAPI sends one that is not `async` to a thread, at each request."""
+    return get_resources(connection)
+
+
+App = Annotated[Resources, Depends(provide_resources)]
+# "function": FastAPI ends the dependency when the endpoint has returned, before the answer leaves.
+Transaction = Annotated[AsyncSession, Depends(get_transaction, scope="function")]

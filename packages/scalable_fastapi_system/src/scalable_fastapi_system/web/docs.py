@@ -1,0 +1,84 @@
+"""`/docs` and `/redoc` from files of this installation: they work without a network and under a strict policy."""
+
+from __future__ import annotations
+
+import html
+from importlib.util import find_spec
+from pathlib import Path
+
+import orjson
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+# Swagger UI and ReDoc put style elements into the page; scripts come from files only.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; worker-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+_CACHE_FILES = "public, max-age=3600"
+
+_SWAGGER = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title} - Swagger UI</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="{root}/docs/assets/swagger-ui.css"></head>
+<body><div id="swagger-ui"></div>
+<script src="{root}/docs/assets/swagger-ui-bundle.js"></script>
+<script src="{root}/docs/start.js"></script></body></html>
+"""
+_START = """window.ui = SwaggerUIBundle({{
+  url: {url}, dom_id: "#swagger-ui", deepLinking: true, persistAuthorization: false,
+  presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset], layout: "BaseLayout"
+}});
+"""
+_REDOC = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title} - ReDoc</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"></head>
+<body><redoc spec-url="{root}{openapi}"></redoc>
+<script src="{root}/docs/assets/redoc.standalone.js"></script></body></html>
+"""
+
+
+def install_docs(app: FastAPI) -> None:
+    """Adds the documentation pages. Raises RuntimeError where the package with their files is not installed."""
+    package = find_spec("fastapi_offline")  # located, not imported: its code is not needed
+    if package is None or package.origin is None:
+        raise RuntimeError(
+            "fastapi-offline is not installed: install requirements/api.txt or set API__DOCS_ENABLED=false"
+        )
+    files = Path(package.origin).parent / "static"
+    openapi_url = app.openapi_url or "/openapi.json"
+    headers = {"content-security-policy": _POLICY}
+
+    def root_of(request: Request) -> str:
+        root: str = request.scope.get("root_path", "")
+        return root.rstrip("/")
+
+    async def swagger(request: Request) -> Response:
+        page = _SWAGGER.format(title=html.escape(app.title), root=html.escape(root_of(request)))
+        return HTMLResponse(page, headers=headers)
+
+    async def start(request: Request) -> Response:
+        script = _START.format(url=orjson.dumps(root_of(request) + openapi_url).decode())
+        return Response(script, media_type="text/javascript", headers={"cache-control": "no-cache"})
+
+    async def redoc(request: Request) -> Response:
+        root = html.escape(root_of(request))
+        page = _REDOC.format(title=html.escape(app.title), root=root, openapi=html.escape(openapi_url))
+        return HTMLResponse(page, headers=headers)
+
+    app.router.routes += [
+        Route("/docs", swagger, include_in_schema=False),
+        Route("/docs/start.js", start, include_in_schema=False),
+        Route("/redoc", redoc, include_in_schema=False),
+        Mount("/docs/assets", _Assets(directory=files), name="docs-assets"),
+    ]
+
+
+class _Assets(StaticFiles):
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
+        response.headers["cache-control"] = _CACHE_FILES
+        return response

@@ -1,0 +1,400 @@
+"""One pass around every request: id, admission, limits, headers, metrics and the request's log line.
+
+One pure ASGI layer with one `send` wrapper in place of a stack, because each layer of a stack costs every
+request. Order: request id → host → (CORS) → room in the process → rate limit → body limit and time limit →
+the application; on the way out: headers, metrics, log line. An exception that nobody handled becomes a 500
+here, with the request id and without its text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+import structlog
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from scalable_fastapi_system.infra.error_tracking import report_error
+from scalable_fastapi_system.infra.logging import RequestLog
+from scalable_fastapi_system.infra.metrics import MetricsManager
+from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.infra.tracing import current_trace_id, tracer_provider
+from scalable_fastapi_system.kit.errors import APIException, ServiceUnavailableException
+from scalable_fastapi_system.kit.ids import is_request_id, new_request_id
+from scalable_fastapi_system.web.client_address import ProxyTrust
+from scalable_fastapi_system.web.problems import problem_response
+from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable
+from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
+
+_log = structlog.get_logger("api.request")
+_request_log = RequestLog("api.request")
+_CSP = (b"content-security-policy", API_POLICY.encode())
+_NO_STORE = (b"cache-control", b"no-store")
+_NO_TRACE: dict[str, str] = {}
+_COMPRESS_FROM_BYTES = 1000
+_BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_CLIENT_CLOSED = 499  # nginx's number for a client that left before its answer
+
+
+class Admission(Protocol):
+    """The rate limit as this pass sees it.
+
+    Returns the headers to add to the answer, or an awaitable of them where a store has to be asked. Raises
+    (or the awaitable raises) RateLimitExceededException with its headers.
+    """
+
+    def __call__(
+        self, scope: Scope, facts: RouteFacts
+    ) -> list[tuple[bytes, bytes]] | Awaitable[list[tuple[bytes, bytes]]]: ...
+
+
+Identify = Callable[[Scope, bytes | None, bytes | None], None]
+
+
+class PlatformMiddleware:
+    """The platform's whole middleware. `app` is what it wraps, `owner` the FastAPI application it serves."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        owner: FastAPI,
+        settings: Settings,
+        metrics: MetricsManager | None,
+        admission: Admission | None = None,
+        identify: Identify | None = None,
+    ) -> None:
+        """
+        identify: looks at the raw Authorization and X-API-Key headers and, if it knows the caller without any
+        I/O, leaves the principal in `scope["state"]["principal"]`. Never raises.
+        """
+        self._owner = owner
+        self._app = app
+        # Whether nothing that somebody added stands between this pass and the endpoints.
+        # While traces are taken FastAPI's router is asked, which tells the span its route.
+        self._is_innermost = len(owner.user_middleware) == 0 and tracer_provider() is None
+        self._exception_handlers = split_handlers(owner)
+        self._gzip: ASGIApp = GZipMiddleware(
+            self._run_endpoint_or_app if self._is_innermost else app, minimum_size=_COMPRESS_FROM_BYTES
+        )
+        self._metrics = metrics
+        self._admission = admission
+        self._identify = identify
+        api, security = settings.api, settings.security
+        self._routes = RouteTable(
+            owner, body_limit_bytes=api.max_body_bytes, timeout_seconds=api.request_timeout_seconds
+        )
+        self._headers = security_headers(settings)
+        self._trust = ProxyTrust(security.trusted_proxies)
+        self._room = api.max_concurrent_requests
+        self._at_work = 0
+        if metrics is not None:
+            metrics.watch_in_progress(lambda: self._at_work)
+            for method, template in self._routes.prepare():
+                metrics.prepare(method, template)
+        self._slow_client_seconds = api.slow_client_seconds
+        self._slow_request_seconds = api.slow_request_seconds
+        self._writes_lines = settings.logging.access_log
+        self._silent_paths = frozenset(settings.logging.skip_paths)
+        self._hosts = None if "*" in security.allowed_hosts else _HostRule(security.allowed_hosts)
+        self._cors: ASGIApp | None = None
+        if security.cors_origins:
+            self._cors = CORSMiddleware(
+                self._admit,
+                allow_origins=security.cors_origins,
+                allow_credentials=security.cors_allow_credentials,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["X-Request-ID", "RateLimit", "RateLimit-Policy", "Retry-After"],
+            )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(self, scope, send)
+        self._trust.note(scope)
+        structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
+        self._at_work += 1
+        try:
+            target = self._cors if self._cors is not None and exchange.has_origin else self._admit
+            await target(scope, receive, exchange.send)
+        except asyncio.CancelledError:
+            exchange.status = exchange.status or _CLIENT_CLOSED
+            raise
+        except Exception as error:  # noqa: BLE001 - the last stop: everything becomes an answer here
+            await self._answer_error(exchange, scope, receive, error)
+        finally:
+            self._at_work -= 1
+            self._finish(exchange, scope)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: _Exchange = scope["state"]["exchange"]
+        facts = exchange.facts
+        if self._hosts is not None and not self._hosts.allows(exchange.host) and not facts.is_probe:
+            raise APIException("This host is not served here", 400, "UNKNOWN_HOST")
+        if self._at_work > self._room and not facts.is_probe:
+            if self._metrics is not None:
+                self._metrics.shed.inc()
+            raise ServiceUnavailableException(
+                "The service is at its limit; try again shortly", retry_after_seconds=1
+            )
+        if self._identify is not None:
+            self._identify(scope, exchange.authorization, exchange.api_key)
+        if self._admission is not None and not facts.is_probe:
+            admitted = self._admission(scope, facts)
+            exchange.extra_headers = admitted if isinstance(admitted, list) else await admitted
+        if scope["method"] in _BODY_METHODS:
+            receive = self._bounded(receive, exchange, facts)
+        if exchange.takes_gzip and not facts.carries_secrets:
+            app = self._gzip
+        elif exchange.path_params is not None and self._is_innermost:
+            app = self._run_endpoint
+        else:
+            app = self._app
+        if facts.timeout_seconds is None:
+            await app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(facts.timeout_seconds) as limit:
+                await app(scope, receive, send)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise ServiceUnavailableException("The request took too long and was ended") from error
+
+    async def _run_endpoint_or_app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: _Exchange = scope["state"]["exchange"]
+        app = self._app if exchange.path_params is None else self._run_endpoint
+        await app(scope, receive, send)
+
+    async def _run_endpoint(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Straight to the endpoint that the route table found, as FastAPI's own layers would come to it."""
+        exchange: _Exchange = scope["state"]["exchange"]
+        facts = exchange.facts
+        scope["route"] = facts.route
+        scope["endpoint"] = facts.endpoint
+        scope["path_params"] = exchange.path_params
+        scope["router"] = self._owner.router
+        scope["starlette.exception_handlers"] = self._exception_handlers
+        async with AsyncExitStack() as stack:
+            scope["fastapi_middleware_astack"] = stack
+            await facts.endpoint_app(scope, receive, send)  # type: ignore[misc]
+
+    def _bounded(self, receive: Receive, exchange: _Exchange, facts: RouteFacts) -> Receive:
+        """Counts the body as it comes: a declared length may lie, and a chunked body declares none."""
+        limit = facts.body_limit_bytes
+        too_large = f"The body is larger than the {limit} bytes allowed here"
+        if exchange.content_length > limit:
+            raise HTTPException(413, too_large)
+        patience = self._slow_client_seconds
+        received = 0
+
+        async def bounded() -> Message:
+            nonlocal received
+            if exchange.is_body_complete:
+                return (
+                    await receive()
+                )  # from here on it only tells of the client leaving, which may take long
+            try:
+                async with asyncio.timeout(patience):
+                    message = await receive()
+            except TimeoutError as error:
+                exchange.must_close = True
+                raise HTTPException(408, "The request's body did not arrive in time") from error
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                exchange.is_body_complete = not message.get("more_body", False)
+                if received > limit:
+                    exchange.must_close = True
+                    raise HTTPException(413, too_large)
+            return message
+
+        return bounded
+
+    async def _answer_error(
+        self, exchange: _Exchange, scope: Scope, receive: Receive, error: Exception
+    ) -> None:
+        if isinstance(error, HTTPException):
+            error = APIException(error.detail, error.status_code, headers=error.headers)
+        if exchange.status:
+            # The answer is under way: all that is left is to break it off, which the server does.
+            _log.error("failed while answering", exc_info=error, route=exchange.facts.template)
+            raise error
+        request = Request(scope, receive)
+        if isinstance(error, APIException):
+            response = problem_response(request, error)
+        else:
+            _log.error(
+                "unhandled exception", exc_info=error, route=exchange.facts.template, method=scope["method"]
+            )
+            report_error(error, request_id=exchange.request_id, route=exchange.facts.template)
+            handler = self._owner.exception_handlers.get(Exception) or self._owner.exception_handlers.get(500)
+            if handler is not None:
+                response = await handler(request, error)  # type: ignore[misc]
+            else:
+                response = problem_response(
+                    request, APIException("Internal server error", 500, "INTERNAL_ERROR")
+                )
+        await response(scope, receive, exchange.send)
+
+    def _finish(self, exchange: _Exchange, scope: Scope) -> None:
+        seconds = time.perf_counter() - exchange.started
+        status = exchange.status or 500
+        facts = exchange.facts
+        if self._metrics is not None:
+            self._metrics.record_request(
+                scope["method"],
+                facts.template,
+                status,
+                seconds,
+                request_bytes=exchange.content_length,
+                response_bytes=exchange.response_bytes,
+            )
+        if not self._writes_lines or (status < 400 and scope["path"] in self._silent_paths):
+            return
+        is_slow = seconds >= self._slow_request_seconds and facts.timeout_seconds is not None
+        state = scope["state"]
+        _request_log.write(
+            "slow request" if is_slow else "request",
+            is_warning=is_slow or status >= 500,
+            path=scope["path"],
+            method=scope["method"],
+            route=facts.template,
+            status=status,
+            duration_ms=round(seconds * 1000, 2),
+            client=state.get("client_address"),
+            user_id=getattr(state.get("principal"), "id", None),
+            request_id=exchange.request_id,
+            **exchange.trace,
+        )
+
+
+def split_handlers(owner: FastAPI) -> tuple[dict[Any, Any], dict[int, Any]]:
+    """The application's exception handlers as Starlette looks them up: by class, and by status."""
+    by_class: dict[Any, Any] = {}
+    by_status: dict[int, Any] = {}
+    for key, handler in owner.exception_handlers.items():
+        if key in (500, Exception):
+            continue  # the last stop is this pass itself
+        if isinstance(key, int):
+            by_status[key] = handler
+        else:
+            by_class[key] = handler
+    return by_class, by_status
+
+
+class _Exchange:
+    """One request and its answer while they are at work."""
+
+    __slots__ = (
+        "_headers",
+        "_send",
+        "_wrap",
+        "api_key",
+        "authorization",
+        "content_length",
+        "extra_headers",
+        "facts",
+        "has_origin",
+        "host",
+        "is_body_complete",
+        "must_close",
+        "path_params",
+        "request_id",
+        "response_bytes",
+        "started",
+        "status",
+        "takes_gzip",
+        "trace",
+    )
+
+    def __init__(self, owner: PlatformMiddleware, scope: Scope, send: Send) -> None:
+        self.started = time.perf_counter()
+        self._send = send
+        self._headers = owner._headers
+        self.status = 0
+        self.response_bytes = 0
+        self.content_length = 0
+        self.authorization: bytes | None = None
+        self.api_key: bytes | None = None
+        self.host = b""
+        self.takes_gzip = False
+        self.has_origin = False
+        self.is_body_complete = False
+        self.must_close = False
+        self.extra_headers: list[tuple[bytes, bytes]] = []
+        inbound_id = ""
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                self.authorization = value
+            elif name == b"accept-encoding":
+                self.takes_gzip = b"gzip" in value
+            elif name == b"content-length":
+                self.content_length = int(value) if value.isdigit() else 0
+            elif name == b"x-request-id":
+                inbound_id = value.decode("latin-1")
+            elif name == b"x-api-key":
+                self.api_key = value
+            elif name == b"host":
+                self.host = value
+            elif name == b"origin":
+                self.has_origin = True
+        self.request_id = inbound_id if inbound_id and is_request_id(inbound_id) else new_request_id()
+        state = scope.setdefault("state", {})
+        state["request_id"] = self.request_id
+        state["exchange"] = self
+        trace_id = current_trace_id()
+        # FastAPI has ended its span by the time the line is written.
+        self.trace = {"trace_id": trace_id} if trace_id else _NO_TRACE
+        self.facts, self.path_params = owner._routes.find(scope["method"], scope["path"])
+        if scope.get("root_path"):
+            self.path_params = None  # the router knows how to take the prefix off
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.status = message["status"]
+            headers = list(message["headers"])
+            has_cache_control = has_policy = False
+            for name, value in headers:
+                if name == b"content-length":
+                    self.response_bytes = int(value)
+                elif name == b"cache-control":
+                    has_cache_control = True
+                elif name == b"content-security-policy":
+                    has_policy = True
+            headers += self._headers
+            headers.append((b"x-request-id", self.request_id.encode()))
+            if not has_policy:
+                headers.append(_CSP)
+            if not has_cache_control and (self.authorization or self.api_key or self.status >= 400):
+                headers.append(_NO_STORE)
+            if self.extra_headers:
+                headers += self.extra_headers
+            if self.must_close:
+                headers.append((b"connection", b"close"))
+            message["headers"] = headers
+        await self._send(message)
+
+
+class _HostRule:
+    """Which Host headers are served: exact names, or `*.example.com` for what ends in it."""
+
+    def __init__(self, allowed: list[str]) -> None:
+        self._exact = {name.lower().encode() for name in allowed if not name.startswith("*")}
+        self._endings = tuple(name[1:].lower().encode() for name in allowed if name.startswith("*."))
+
+    def allows(self, host: bytes) -> bool:
+        name = host.lower()
+        if not name.endswith(b"]"):  # an IPv6 address without a port ends in its bracket
+            name = name.rpartition(b":")[0] or name
+        return name in self._exact or (bool(self._endings) and name.endswith(self._endings))

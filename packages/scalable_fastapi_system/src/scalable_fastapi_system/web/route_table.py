@@ -1,0 +1,142 @@
+"""Finds the route of a request once: its template and marks for the middleware, and the endpoint itself.
+
+Static paths are one dictionary look-up. Paths with parameters are tried against the few templates that share
+their first segment, so the cost does not grow with the number of routes. FastAPI's own router asks every
+route in turn, twice for those of an included router; it still has the last word on everything that is not a
+plain match: 404, 405, mounts, websockets, applications under a root path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.types import ASGIApp
+
+from scalable_fastapi_system.infra.metrics import UNMATCHED
+from scalable_fastapi_system.web.limits import (
+    BODY_LIMIT_ATTRIBUTE,
+    POLICY_ATTRIBUTE,
+    SECRETS_ATTRIBUTE,
+    TIMEOUT_ATTRIBUTE,
+)
+
+_UNSET: Any = object()
+
+
+class RouteFacts:
+    """One route as the middleware sees it. `timeout_seconds` is None where there is no limit."""
+
+    __slots__ = (
+        "body_limit_bytes",
+        "carries_secrets",
+        "convertors",
+        "endpoint",
+        "endpoint_app",
+        "is_probe",
+        "policy",
+        "route",
+        "template",
+        "timeout_seconds",
+    )
+
+    def __init__(
+        self, template: str, endpoint: Any, *, default_body_limit_bytes: int, default_timeout_seconds: float
+    ) -> None:
+        self.template = template
+        self.body_limit_bytes: int = getattr(endpoint, BODY_LIMIT_ATTRIBUTE, default_body_limit_bytes)
+        timeout = getattr(endpoint, TIMEOUT_ATTRIBUTE, _UNSET)
+        self.timeout_seconds: float | None = default_timeout_seconds if timeout is _UNSET else timeout
+        self.policy: str | None = getattr(endpoint, POLICY_ATTRIBUTE, None)
+        self.carries_secrets: bool = getattr(endpoint, SECRETS_ATTRIBUTE, False)
+        self.endpoint = endpoint
+        self.route: Any = None
+        self.endpoint_app: ASGIApp | None = None
+        self.convertors: dict[str, Any] = {}
+        # Probes and scrapes are answered however full the process is.
+        self.is_probe = template.startswith("/health") or template == "/metrics"
+
+
+class RouteTable:
+    """Finds the facts of a route by method and path. Built from the application, again when routes were added."""
+
+    def __init__(self, app: FastAPI, *, body_limit_bytes: int, timeout_seconds: float) -> None:
+        self._app = app
+        self._body_limit_bytes = body_limit_bytes
+        self._timeout_seconds = timeout_seconds
+        self.unmatched = self._facts(UNMATCHED, None)
+        self._route_count = -1
+        self._static: dict[str, dict[str, RouteFacts]] = {}
+        self._dynamic: dict[str, list[tuple[re.Pattern[str], frozenset[str], RouteFacts]]] = {}
+        self._anywhere: list[tuple[re.Pattern[str], frozenset[str], RouteFacts]] = []
+
+    def find(self, method: str, path: str) -> tuple[RouteFacts, dict[str, Any] | None]:
+        """The facts of the route for this request, and its path's parameters.
+
+        The parameters are None where the router has to decide: no route fits the path, or none its method.
+        """
+        if len(self._app.router.routes) != self._route_count:
+            self._build()
+        by_method = self._static.get(path)
+        if by_method is not None:
+            facts = by_method.get(method)
+            if facts is not None:
+                return facts, {} if facts.endpoint_app is not None else None
+        segment = path.split("/", 2)[1] if path.startswith("/") else ""
+        other: RouteFacts | None = next(iter(by_method.values())) if by_method else None
+        for candidates in (self._dynamic.get(segment), self._anywhere):
+            for pattern, methods, facts in candidates or ():
+                found = pattern.match(path)
+                if found is None:
+                    continue
+                if method in methods:
+                    if facts.endpoint_app is None:
+                        return facts, None
+                    convertors = facts.convertors
+                    return facts, {
+                        name: convertors[name].convert(text) for name, text in found.groupdict().items()
+                    }
+                other = other or facts  # the path exists: a 405 belongs to its route
+        return other or self.unmatched, None
+
+    def prepare(self) -> Iterator[tuple[str, str]]:
+        """Builds the table; method and template of every route in it."""
+        self._build()
+        for by_method in self._static.values():
+            yield from ((method, facts.template) for method, facts in by_method.items())
+        for _, methods, facts in (*(one for some in self._dynamic.values() for one in some), *self._anywhere):
+            yield from ((method, facts.template) for method in methods)
+
+    def _facts(self, template: str, endpoint: Any) -> RouteFacts:
+        return RouteFacts(
+            template,
+            endpoint,
+            default_body_limit_bytes=self._body_limit_bytes,
+            default_timeout_seconds=self._timeout_seconds,
+        )
+
+    def _build(self) -> None:
+        self._static, self._dynamic, self._anywhere = {}, {}, []
+        for context in iter_route_contexts(self._app.router.routes):
+            template, endpoint = context.path, context.endpoint
+            pattern = getattr(context, "path_regex", None)
+            if template is None or endpoint is None or pattern is None:
+                continue  # mounts and the like measure as unmatched
+            methods = frozenset(context.methods or ())
+            facts = self._facts(template, endpoint)
+            route = context.original_route
+            if isinstance(route, APIRoute):
+                facts.route = route
+                facts.endpoint_app = context.app  # built for this inclusion, with its dependencies
+                facts.convertors = context.param_convertors
+            if "{" not in template:
+                for method in methods:
+                    self._static.setdefault(template, {}).setdefault(method, facts)
+                continue
+            first = template.split("/", 2)[1]
+            bucket = self._anywhere if "{" in first else self._dynamic.setdefault(first, [])
+            bucket.append((pattern, methods, facts))
+        self._route_count = len(self._app.router.routes)

@@ -1,0 +1,1 @@
+"""The composition roots: each service's start, and the operators' command line."""

@@ -1,0 +1,1 @@
+"""The worker service: the product's jobs, run durably."""

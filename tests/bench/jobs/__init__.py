@@ -1,0 +1,1 @@
+"""Job queues side by side: `python -m tests.bench.jobs`. See docs/reliability.md."""

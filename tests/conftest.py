@@ -1,0 +1,163 @@
+"""Fixtures for every test: real stores, settings that ignore this machine, and no sockets in unit tests.
+
+| fixture | gives |
+| --- | --- |
+| `make_settings(**sections)` | `Settings` for tests, from nothing but its arguments |
+| `settings` | the same, on a fresh migrated database and an empty Redis |
+| `postgres_server` | the run's shared server: `create_database`, `execute`, `superuser_url` |
+| `postgres_url` | a fresh database with the product's schema (tens of milliseconds) |
+| `empty_postgres_url` | a fresh database with nothing in it |
+| `redis_server`, `redis_url` | this process's Redis, emptied before each test |
+| `disposable_postgres`, `disposable_redis` | servers of the test's own: `stop`, `start`, `kill`, `child.freeze`, `child.thaw` |
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_socket
+import structlog
+
+from tests.support.stores import FOLDER_VARIABLE, Stores, close_run, open_run
+
+if TYPE_CHECKING:
+    from scalable_fastapi_system.infra.settings import Settings
+
+    from hack.dev.postgres import Postgres
+    from hack.dev.redis_server import Redis
+
+UNIT_TESTS = Path(__file__).parent / "unit"
+_SETTING = re.compile(r"^[A-Za-z_]+__\w+$|^ENVIRONMENT$", re.IGNORECASE)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The pytest that the person started owns the stores; its xdist workers inherit the folder's name."""
+    if not hasattr(config, "workerinput"):
+        os.environ[FOLDER_VARIABLE] = str(open_run())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last thing of a run: xdist's workers have ended."""
+    if not hasattr(config, "workerinput") and FOLDER_VARIABLE in os.environ:
+        close_run(Path(os.environ.pop(FOLDER_VARIABLE)))
+
+
+@pytest.fixture(autouse=True)
+def _no_sockets_in_unit_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A unit test that opens a socket fails. Unix sockets stay: an event loop wakes itself by a pair of them."""
+    if not request.path.is_relative_to(UNIT_TESTS):
+        yield
+        return
+    pytest_socket.disable_socket(allow_unix_socket=True)
+    yield
+    pytest_socket.enable_socket()
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test sees no setting from the environment that it did not set itself."""
+    for name in list(os.environ):
+        if _SETTING.match(name):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A test that configures logging does so for itself alone."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    configuration = structlog.get_config()
+    yield
+    module: Any = sys.modules.get("scalable_fastapi_system.infra.logging")
+    if module is not None:
+        module._request_line_redactor = None
+    structlog.configure(**configuration)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def stores() -> Stores:
+    """The run's stores as this process sees them."""
+    return Stores(
+        Path(os.environ[FOLDER_VARIABLE]), process_name=os.environ.get("PYTEST_XDIST_WORKER", "main")
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres_server(stores: Stores) -> Postgres:
+    """The run's shared Postgres; a test makes databases in it and leaves the server alone."""
+    return stores.postgres()
+
+
+@pytest.fixture
+def postgres_url(stores: Stores, postgres_server: Postgres) -> Iterator[str]:
+    """The address of a fresh database with the product's schema, dropped after the test."""
+    name = stores.new_database(is_migrated=True)
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def empty_postgres_url(stores: Stores, postgres_server: Postgres) -> Iterator[str]:
+    """The address of a fresh database with nothing in it, dropped after the test."""
+    name = stores.new_database(is_migrated=False)
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def redis_server(stores: Stores) -> Iterator[Redis]:
+    """This process's Redis; a test that kills one asks for `disposable_redis`."""
+    server = stores.new_redis()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis) -> str:
+    """The address of this process's Redis, which is empty."""
+    redis_server.flush()
+    return redis_server.url()
+
+
+@pytest.fixture
+def disposable_postgres(stores: Stores) -> Iterator[Postgres]:
+    """A running Postgres of the test's own, the schema in its `app` database."""
+    server = stores.disposable_postgres()
+    yield server
+    server.discard()
+
+
+@pytest.fixture
+def disposable_redis(stores: Stores) -> Iterator[Redis]:
+    """A running Redis of the test's own."""
+    server = stores.new_redis()
+    yield server
+    server.discard()
+
+
+@pytest.fixture
+def make_settings() -> Callable[..., Settings]:
+    """Settings for tests from the given sections (`database={…}`) and nothing else; cheap password hashes."""
+    from scalable_fastapi_system.infra.settings import Settings
+
+    def make(**sections: Any) -> Settings:
+        security = {"bcrypt_rounds": 4, **sections.pop("security", {})}
+        values: dict[str, Any] = {"environment": "test", "security": security, **sections}
+        return Settings(_env_file=None, **values)  # type: ignore[call-arg]
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings], postgres_url: str, redis_url: str) -> Settings:
+    """Settings on a fresh migrated database and an empty Redis."""
+    return make_settings(database={"database_url": postgres_url}, redis={"redis_url": redis_url})

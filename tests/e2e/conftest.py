@@ -1,0 +1,51 @@
+"""An installation to test, from the environment; where a test fails, how its pods are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.e2e.system import System, User, from_environment, register
+
+_systems: list[System] = []
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed and "e2e" in item.keywords:
+        for system in _systems:
+            report.sections.append((f"namespace {system.namespace}", system.diagnosis()))
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[System]:
+    """The installed release."""
+    found = from_environment()
+    if found is None:
+        pytest.skip("needs an installation in a cluster: `hack/cluster e2e` makes one and runs these tests")
+    _systems.append(found)
+    yield found
+    _systems.remove(found)
+
+
+@pytest.fixture
+def client(system: System) -> Iterator[httpx.Client]:
+    """A client of the API through a port-forward of its own."""
+    with system.api() as client:
+        yield client
+
+
+@pytest.fixture
+def user(client: httpx.Client) -> User:
+    """Somebody new, signed in."""
+    return register(client)
+
+
+@pytest.fixture(scope="session")
+def watched() -> list[System]:
+    """Systems whose pods are told about when a test fails."""
+    return _systems

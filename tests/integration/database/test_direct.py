@@ -1,0 +1,104 @@
+"""Changes of one statement, straight to the driver: stored at once, refused like any other, never tried twice."""
+
+import asyncio
+
+import asyncpg
+import pytest
+from scalable_fastapi_system.infra.database import DatabaseManager, Read, Write
+from scalable_fastapi_system.infra.database.observe import StatementCount, counted
+from scalable_fastapi_system.kit.errors import ServiceUnavailableException
+from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+things = Table(
+    "things",
+    MetaData(),
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(20), unique=True),
+)
+ADD = Write(insert(things).returning(things.c.id, things.c.name))
+RENAME = Write(update(things).where(things.c.id == bindparam("thing_id")).values(name=bindparam("new_name")))
+REMOVE = Write(delete(things).where(things.c.id >= bindparam("first")))
+NAMES = Read(select(things.c.name).order_by(things.c.id))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(request, make_settings, tmp_path):
+    url = (
+        f"sqlite:///{tmp_path / 'a.db'}"
+        if request.param == "sqlite"
+        else request.getfixturevalue("empty_postgres_url")
+    )
+    manager = DatabaseManager(make_settings(database={"database_url": url}))
+    things.metadata.create_all(manager.engine)
+    await manager.start()
+    yield manager
+    await manager.stop()
+
+
+async def names(database):
+    return [row["name"] for row in await NAMES.all(database)]
+
+
+async def test_a_write_is_stored_when_it_returns_and_gives_what_it_stored(database):
+    token = counted.set(StatementCount())
+    assert await ADD.one(database, id=1, name="a") == {"id": 1, "name": "a"}
+    assert counted.get().total == 1
+    counted.reset(token)
+    assert await names(database) == ["a"]
+
+
+async def test_a_write_says_how_many_rows_it_touched(database):
+    for number in range(3):
+        await ADD.run(database, id=number, name=f"n{number}")
+    assert await RENAME.run(database, thing_id=1, new_name="other") == 1
+    assert await RENAME.run(database, thing_id=99, new_name="nobody") == 0
+    assert await REMOVE.run(database, first=1) == 2
+    assert await names(database) == ["n0"]
+
+
+async def test_an_absent_value_may_be_none(database):
+    await ADD.one(database, id=1, name=None)
+    assert await names(database) == [None]
+
+
+async def test_a_write_that_a_constraint_refuses_raises_as_a_session_does(database):
+    await ADD.one(database, id=1, name="a")
+    with pytest.raises(IntegrityError) as raised:
+        await ADD.one(database, id=2, name="a")
+    assert raised.value.params is None or database.backend == "sqlite"
+    assert await names(database) == ["a"]
+
+
+async def test_a_value_of_the_wrong_kind_is_the_callers_mistake_and_no_outage(
+    make_settings, empty_postgres_url
+):
+    manager = DatabaseManager(make_settings(database={"database_url": empty_postgres_url}))
+    things.metadata.create_all(manager.engine)
+    for statement in (ADD, Read(select(things.c.name).where(things.c.id == bindparam("id")))):
+        with pytest.raises(asyncpg.DataError):
+            await statement.one(manager, id="not a number", name="a")
+    await manager.stop()
+
+
+async def test_a_write_whose_connection_dies_on_the_way_is_not_tried_again(
+    make_settings, disposable_postgres
+):
+    manager = DatabaseManager(make_settings(database={"database_url": disposable_postgres.url()}))
+    things.metadata.create_all(manager.engine)
+    await manager.start()
+    await ADD.run(manager, id=1, name="before")
+    async with manager.AsyncSessionLocal() as session:
+        await session.execute(update(things).values(name="locked"))
+        change = asyncio.create_task(RENAME.run(manager, thing_id=1, new_name="on the way"))
+        await asyncio.sleep(0.3)  # it waits for the lock
+        disposable_postgres.kill()
+        with pytest.raises(ServiceUnavailableException):
+            await change
+        await session.invalidate()
+    with pytest.raises(ServiceUnavailableException):
+        await ADD.run(manager, id=3, name="while it is away")
+    disposable_postgres.start()
+    assert await ADD.run(manager, id=4, name="after") == 1
+    assert await names(manager) == ["before", "after"]
+    await manager.stop()

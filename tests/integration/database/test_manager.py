@@ -1,0 +1,178 @@
+"""The database manager on real servers: sessions, transactions, hooks, outages, hot reads."""
+
+import asyncio
+import time
+
+import pytest
+from scalable_fastapi_system.infra.database import DatabaseManager, Read, on_commit
+from scalable_fastapi_system.infra.database.observe import StatementCount, counted
+from scalable_fastapi_system.kit.errors import ServiceUnavailableException
+from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, select, text
+from sqlalchemy.exc import IntegrityError
+
+things = Table(
+    "things", MetaData(), Column("id", Integer, primary_key=True), Column("name", String(20), unique=True)
+)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(request, make_settings, tmp_path):
+    url = (
+        f"sqlite:///{tmp_path / 'a.db'}"
+        if request.param == "sqlite"
+        else request.getfixturevalue("empty_postgres_url")
+    )
+    manager = DatabaseManager(make_settings(database={"database_url": url}))
+    things.metadata.create_all(manager.engine)
+    await manager.start()
+    yield manager
+    await manager.stop()
+
+
+async def names(manager):
+    async with manager.AsyncSessionLocal() as session:
+        return list((await session.scalars(select(things.c.name).order_by(things.c.id))).all())
+
+
+async def test_a_transaction_is_committed_when_its_block_ends(database):
+    async with database.transaction() as session:
+        await session.execute(things.insert().values(name="kept"))
+    assert await names(database) == ["kept"]
+
+
+async def test_an_exception_rolls_back_and_forgets_the_hooks(database):
+    ran = []
+
+    async def hook():
+        ran.append(True)
+
+    with pytest.raises(KeyError):
+        async with database.transaction() as session:
+            await session.execute(things.insert().values(name="gone"))
+            on_commit(session, hook)
+            raise KeyError
+    assert await names(database) == []
+    assert ran == []
+
+
+async def test_a_hook_runs_after_the_commit_and_sees_the_data(database):
+    seen = []
+
+    async def hook():
+        seen.extend(await names(database))
+
+    async with database.transaction() as session:
+        await session.execute(things.insert().values(name="there"))
+        on_commit(session, hook)
+        assert seen == []
+    assert seen == ["there"]
+
+
+async def test_a_mistake_of_the_statement_is_not_taken_for_an_outage(database):
+    with pytest.raises(IntegrityError):
+        async with database.transaction() as session:
+            await session.execute(things.insert().values(name="same"))
+            await session.execute(things.insert().values(name="same"))
+
+
+async def test_synchronous_sessions_see_the_same_data(database):
+    async with database.transaction() as session:
+        await session.execute(things.insert().values(name="shared"))
+    with database.SessionLocal() as session:
+        assert session.scalars(select(things.c.name)).all() == ["shared"]
+
+
+async def test_a_hot_read_gives_rows_by_name_and_is_one_statement(database):
+    async with database.transaction() as session:
+        await session.execute(things.insert(), [{"name": "a"}, {"name": "b"}])
+    by_name = Read(select(things.c.id, things.c.name).where(things.c.name == bindparam("name")).limit(1))
+    everything = Read(select(things.c.name).order_by(things.c.id))
+    token = counted.set(StatementCount())
+    row = await by_name.one(database, name="b")
+    assert row == {"id": row["id"], "name": "b"}
+    assert counted.get().total == 1
+    counted.reset(token)
+    assert await by_name.one(database, name="nobody") is None
+    assert [row["name"] for row in await everything.all(database)] == ["a", "b"]
+
+
+def test_sessions_work_from_a_loop_that_was_never_started(make_settings, empty_postgres_url):
+    manager = DatabaseManager(make_settings(database={"database_url": empty_postgres_url}))
+
+    async def ask():
+        async with manager.transaction() as session:
+            return await session.scalar(text("select 41 + 1"))
+
+    assert [asyncio.run(ask()) for _ in range(3)] == [42, 42, 42]
+
+
+def test_a_temporary_database_is_migrated_on_first_use_and_gone_with_its_manager(make_settings):
+    from pathlib import Path
+
+    manager = DatabaseManager(make_settings())
+    with manager.SessionLocal() as session:
+        assert session.execute(text("select count(*) from users")).scalar() == 0
+    file = Path(manager.url.removeprefix("sqlite:///"))
+    assert file.exists()
+    manager.engine.dispose()
+    del session
+    manager._remove()
+    assert not file.exists()
+
+
+async def test_an_unreachable_database_is_a_503_within_its_time(make_settings):
+    manager = DatabaseManager(
+        make_settings(
+            database={"database_url": "postgresql://u:p@127.0.0.1:9/none", "connect_timeout_seconds": 1}
+        )
+    )
+    started = time.monotonic()
+    with pytest.raises(ServiceUnavailableException) as caught:
+        async with manager.transaction() as session:
+            await session.execute(text("select 1"))
+    assert caught.value.headers["Retry-After"]
+    with pytest.raises(ServiceUnavailableException):
+        await Read(select(things.c.id)).one(manager)
+    assert time.monotonic() - started < 5
+    assert await manager.health_check() == "unhealthy"
+    await manager.stop()
+
+
+async def test_a_restart_of_the_server_costs_no_restart_of_ours(disposable_postgres, make_settings):
+    manager = DatabaseManager(make_settings(database={"database_url": disposable_postgres.url("app")}))
+    await manager.start()
+    one = Read(select(bindparam("x", 7, type_=Integer).label("x")))
+    assert (await one.one(manager))["x"] == 7
+    async with manager.transaction() as session:
+        assert await session.scalar(text("select 1")) == 1
+    disposable_postgres.stop()
+    with pytest.raises(ServiceUnavailableException):
+        async with manager.transaction() as session:
+            await session.execute(text("select 1"))
+    with pytest.raises(ServiceUnavailableException):
+        await one.one(manager)
+    disposable_postgres.start()
+    async with manager.transaction() as session:
+        assert await session.scalar(text("select 1")) == 1
+    assert (await one.one(manager))["x"] == 7
+    await manager.stop()
+
+
+async def test_a_full_pool_is_a_503_and_not_an_endless_wait(make_settings, empty_postgres_url):
+    manager = DatabaseManager(
+        make_settings(
+            database={
+                "database_url": empty_postgres_url,
+                "pool_size": 1,
+                "max_overflow": 0,
+                "pool_timeout_seconds": 0.2,
+            }
+        )
+    )
+    await manager.start()
+    async with manager.transaction() as session:
+        await session.execute(text("select 1"))
+        with pytest.raises(ServiceUnavailableException):
+            async with manager.transaction() as other:
+                await other.execute(text("select 1"))
+    await manager.stop()

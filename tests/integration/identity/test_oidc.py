@@ -1,0 +1,327 @@
+"""Signing in through a real OpenID Connect provider in a process of its own, and every way in which it may be wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from hack.dev.layout import REPOSITORY
+from hack.dev.ports import find_free
+from tests.integration.identity.conftest import Account, Api, start_api
+from tests.support.oidc_provider import CLIENT_ID, CLIENT_SECRET
+
+PUBLIC_URL = "http://api.test"
+CALLBACK = f"{PUBLIC_URL}/auth/oidc/corp/callback"
+USER = {
+    "sub": "subject-1",
+    "email": "Grace@Example.com",
+    "email_verified": True,
+    "preferred_username": "grace.hopper",
+}
+
+
+@dataclass
+class Provider:
+    """The other process."""
+
+    issuer: str
+
+    def control(self, *faults: str, user: dict[str, Any] | None = None, rotate: bool = False) -> None:
+        body: dict[str, Any] = {
+            "faults": faults,
+            "user": user or USER,
+            "redirect_uri": CALLBACK,
+            "rotate": rotate,
+        }
+        httpx.post(f"{self.issuer}/control", json=body).raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def provider_process() -> Iterator[Provider]:
+    port = find_free()
+    command = [sys.executable, "-m", "tests.support.oidc_provider", str(port)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield Provider(f"http://127.0.0.1:{port}")
+        process.terminate()
+
+
+@pytest.fixture
+def provider(provider_process: Provider) -> Provider:
+    provider_process.control()
+    return provider_process
+
+
+def with_provider(identity_settings: Callable[..., Any], provider: Provider, **more: Any) -> Any:
+    corp = {"issuer": provider.issuer, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+    return identity_settings(oidc={"providers": {"corp": corp}}, mail={"public_url": PUBLIC_URL}, **more)
+
+
+@pytest.fixture
+async def api(identity_settings: Callable[..., Any], provider: Provider) -> AsyncIterator[Api]:
+    async with start_api(with_provider(identity_settings, provider)) as running:
+        yield running
+
+
+async def at_the_provider(url: str) -> str:
+    """What a browser does at the provider: where it is sent back to."""
+    async with httpx.AsyncClient() as browser:
+        response = await browser.get(url)
+    assert response.status_code == 302, response.text
+    return response.headers["location"]
+
+
+async def sign_in(api: Api) -> httpx.Response:
+    begun = await api.client.get("/auth/oidc/corp/login")
+    assert begun.status_code == 302, begun.text
+    back = await at_the_provider(begun.headers["location"])
+    return await api.client.get(back)
+
+
+async def test_person_the_provider_vouches_for_gets_an_account_and_is_signed_in(api: Api) -> None:
+    response = await sign_in(api)
+    assert response.status_code == 200, response.text
+    account = Account(api, "", response.json()["data"])
+    me = (await account.call("GET", "/users/me")).json()
+    assert me["username"] == "grace_hopper"
+    assert me["email"] == "grace@example.com"
+    (session,) = (await account.call("GET", "/auth/sessions")).json()["data"]
+    assert session["method"] == "oidc"
+    assert (await account.refresh()).status_code == 200
+
+
+async def test_second_sign_in_is_the_same_account_whatever_the_address_is_by_then(
+    api: Api, provider: Provider
+) -> None:
+    first = Account(api, "", (await sign_in(api)).json()["data"])
+    provider.control(user={**USER, "email": "changed@example.com"})
+    second = Account(api, "", (await sign_in(api)).json()["data"])
+    assert (await first.call("GET", "/users/me")).json()["id"] == (
+        await second.call("GET", "/users/me")
+    ).json()["id"]
+
+
+async def test_begin_asks_for_a_code_with_pkce_state_and_nonce(api: Api, provider: Provider) -> None:
+    begun = await api.client.get("/auth/oidc/corp/login")
+    query = parse_qs(urlsplit(begun.headers["location"]).query)
+    assert query["response_type"] == ["code"]
+    assert query["code_challenge_method"] == ["S256"]
+    assert query["redirect_uri"] == [CALLBACK]
+    assert {"state", "nonce", "code_challenge"} <= query.keys()
+    cookie = begun.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert begun.headers["cache-control"] == "no-store"
+
+
+async def test_callback_without_the_cookie_of_its_beginning_is_refused(api: Api) -> None:
+    begun = await api.client.get("/auth/oidc/corp/login")
+    back = await at_the_provider(begun.headers["location"])
+    api.client.cookies.clear()
+    assert (await api.client.get(back)).status_code == 401
+
+
+async def test_callback_with_the_cookie_of_another_beginning_is_refused(api: Api) -> None:
+    """An attacker's code in the victim's browser: the victim would be signed in as the attacker."""
+    attackers = await api.client.get("/auth/oidc/corp/login")
+    back = await at_the_provider(attackers.headers["location"])
+    await api.client.get("/auth/oidc/corp/login")
+    assert (await api.client.get(back)).status_code == 401
+
+
+async def test_code_works_once(api: Api) -> None:
+    begun = await api.client.get("/auth/oidc/corp/login")
+    cookies = dict(api.client.cookies)
+    back = await at_the_provider(begun.headers["location"])
+    assert (await api.client.get(back)).status_code == 200
+    api.client.cookies.update(cookies)
+    assert (await api.client.get(back)).status_code == 401
+
+
+async def test_code_without_its_verifier_is_worth_nothing(api: Api) -> None:
+    """The provider refuses a stolen code in another browser's beginning: PKCE at work."""
+    victim = await api.client.get("/auth/oidc/corp/login")
+    stolen = parse_qs(urlsplit(await at_the_provider(victim.headers["location"])).query)["code"][0]
+    own = await api.client.get("/auth/oidc/corp/login")
+    state = parse_qs(urlsplit(own.headers["location"]).query)["state"][0]
+    response = await api.client.get(CALLBACK, params={"code": stolen, "state": state})
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "wrong_nonce",
+        "wrong_issuer",
+        "wrong_audience",
+        "two_audiences",
+        "wrong_party",
+        "wrong_access_token_hash",
+        "expired",
+        "alg_none",
+        "foreign_key",
+        "no_id_token",
+    ],
+)
+async def test_id_token_that_does_not_hold_is_refused(api: Api, provider: Provider, fault: str) -> None:
+    provider.control(fault)
+    response = await sign_in(api)
+    assert response.status_code == 401
+    assert await api.statements("SELECT id FROM users") == []
+
+
+@pytest.mark.parametrize("fault", ["token_endpoint_broken", "token_endpoint_html"])
+async def test_provider_that_fails_is_a_503(api: Api, provider: Provider, fault: str) -> None:
+    provider.control(fault)
+    response = await sign_in(api)
+    assert response.status_code == 503
+    assert response.headers["retry-after"]
+
+
+async def test_metadata_that_names_another_issuer_is_not_used(api: Api, provider: Provider) -> None:
+    provider.control("metadata_of_another")
+    assert (await api.client.get("/auth/oidc/corp/login")).status_code == 503
+    provider.control()
+    assert (await api.client.get("/auth/oidc/corp/login")).status_code == 302
+
+
+async def test_answer_that_names_another_issuer_is_refused(api: Api) -> None:
+    begun = await api.client.get("/auth/oidc/corp/login")
+    back = await at_the_provider(begun.headers["location"])
+    assert (
+        await api.client.get(back, params={**_query(back), "iss": "https://another.example"})
+    ).status_code == 401
+
+
+def _query(url: str) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+
+
+async def test_provider_may_change_its_key(
+    api: Api, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scalable_fastapi_system.identity.oidc._KEYS_AT_MOST_EVERY_SECONDS", 0.0)
+    assert (await sign_in(api)).status_code == 200
+    provider.control(rotate=True)
+    assert (await sign_in(api)).status_code == 200
+
+
+async def test_provider_that_takes_the_secret_in_the_body_only_is_served_so(
+    api: Api, provider: Provider
+) -> None:
+    provider.control("only_secret_post")
+    assert (await sign_in(api)).status_code == 200
+
+
+async def test_address_is_asked_of_userinfo_where_the_id_token_has_none(api: Api, provider: Provider) -> None:
+    provider.control("email_by_userinfo")
+    assert (await sign_in(api)).status_code == 200
+    provider.control("email_by_userinfo", "userinfo_of_another", user={**USER, "sub": "subject-2"})
+    assert (await sign_in(api)).status_code == 403, "what is said of somebody else does not count"
+
+
+@pytest.mark.parametrize("change", [{"email_verified": False}, {"email_verified": "true"}, {"email": None}])
+async def test_address_that_nobody_vouches_for_makes_no_account(
+    api: Api, provider: Provider, change: dict[str, Any]
+) -> None:
+    provider.control(user={**USER, **change})
+    assert (await sign_in(api)).status_code == 403
+    assert await api.statements("SELECT id FROM users") == []
+
+
+async def test_account_with_the_same_address_is_not_handed_over(api: Api) -> None:
+    await api.client.post(
+        "/auth/register",
+        json={"username": "early_bird", "email": "grace@example.com", "password": "testpassword123"},
+    )
+    response = await sign_in(api)
+    assert response.status_code == 409
+    assert response.json()["error_code"] == "ADDRESS_TAKEN"
+    assert len(await api.statements("SELECT id FROM users")) == 1
+
+
+async def test_signed_in_user_adds_the_provider_and_then_signs_in_with_it(
+    api: Api, provider: Provider
+) -> None:
+    account = await api.account("ada")
+    user_id = (await account.call("GET", "/users/me")).json()["id"]
+    begun = await account.call("POST", "/auth/oidc/corp/link")
+    assert begun.status_code == 200
+    back = await at_the_provider(begun.json()["data"]["authorization_url"])
+    assert (await api.client.get(back)).status_code == 200
+    by_provider = Account(api, "", (await sign_in(api)).json()["data"])
+    assert (await by_provider.call("GET", "/users/me")).json()["id"] == user_id
+    (linked,) = (await account.call("GET", "/users/me/identities")).json()["data"]
+    assert (linked["issuer"], linked["subject"]) == (provider.issuer, "subject-1")
+    other = await api.account("bob")
+    path = f"/users/me/identities/{linked['id']}"
+    assert (await other.call("DELETE", path)).status_code == 404
+    taken = await other.call("POST", "/auth/oidc/corp/link")
+    back = await at_the_provider(taken.json()["data"]["authorization_url"])
+    assert (await api.client.get(back)).status_code == 409, "it is another's already"
+    assert (await account.call("DELETE", path)).status_code == 200
+    assert (await account.call("GET", "/users/me/identities")).json()["data"] == []
+
+
+async def test_last_way_in_cannot_be_removed_and_an_account_without_a_password_has_none_to_guess(
+    api: Api,
+) -> None:
+    account = Account(api, "", (await sign_in(api)).json()["data"])
+    (linked,) = (await account.call("GET", "/users/me/identities")).json()["data"]
+    assert (await account.call("DELETE", f"/users/me/identities/{linked['id']}")).status_code == 409
+    for password in ("", "x", "!"):
+        response = await api.client.post(
+            "/auth/login", json={"username": "grace_hopper", "password": password}
+        )
+        assert response.status_code in {401, 422}
+
+
+async def test_name_that_is_taken_gets_something_after_it(api: Api, provider: Provider) -> None:
+    await api.account("grace_hopper")
+    account = Account(api, "", (await sign_in(api)).json()["data"])
+    username = (await account.call("GET", "/users/me")).json()["username"]
+    assert username.startswith("grace_hopper_")
+    provider.control(user={"sub": "subject-9", "email": "é@example.com", "email_verified": True})
+    account = Account(api, "", (await sign_in(api)).json()["data"])
+    assert (await account.call("GET", "/users/me")).json()["username"].startswith("user_")
+
+
+async def test_disabled_user_is_refused_here_too(api: Api) -> None:
+    admin = await api.account("root_user", role="admin")
+    account = Account(api, "", (await sign_in(api)).json()["data"])
+    user_id = (await account.call("GET", "/users/me")).json()["id"]
+    await admin.call("PATCH", f"/admin/users/{user_id}", json={"is_active": False})
+    assert (await sign_in(api)).status_code == 401
+
+
+async def test_closed_registration_makes_no_account(
+    identity_settings: Callable[..., Any], provider: Provider
+) -> None:
+    settings = with_provider(identity_settings, provider, security={"registration_enabled": False})
+    async with start_api(settings) as api:
+        assert (await sign_in(api)).status_code == 403
+
+
+async def test_refusal_at_the_provider_and_an_unknown_provider(api: Api) -> None:
+    await api.client.get("/auth/oidc/corp/login")
+    assert (
+        await api.client.get(CALLBACK, params={"error": "access_denied", "state": "x"})
+    ).status_code == 401
+    assert (await api.client.get("/auth/oidc/nobody/login")).status_code == 404
+    assert (await api.client.get("/auth/oidc")).json()["data"] == ["corp"]
+
+
+async def test_provider_that_is_away_is_a_503(identity_settings: Callable[..., Any]) -> None:
+    away = Provider(f"http://127.0.0.1:{find_free()}")
+    async with start_api(with_provider(identity_settings, away)) as api:
+        response = await api.client.get("/auth/oidc/corp/login")
+        assert response.status_code == 503
+        assert response.json()["success"] is False

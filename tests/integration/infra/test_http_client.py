@@ -1,0 +1,152 @@
+"""The client for services outside, against a real server on this machine that misbehaves on request."""
+
+import asyncio
+import time
+
+import pytest
+from scalable_fastapi_system.infra import http_client
+from scalable_fastapi_system.infra.http_client import (
+    HttpClient,
+    OutboundError,
+    OutboundRefusedError,
+    OutboundTimeoutError,
+)
+
+
+class Server:
+    """Answers each request with the next status in `plan` (then 200), or stalls."""
+
+    def __init__(self):
+        self.plan = []
+        self.requests = []
+        self.stall_seconds = 0
+
+    async def handle(self, reader, writer):
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.requests.append(head.split(b"\r\n")[0].decode())
+                await asyncio.sleep(self.stall_seconds)
+                status = self.plan.pop(0) if self.plan else 200
+                extra = b"Location: http://127.0.0.1:1/\r\n" if status == 302 else b""
+                writer.write(b"HTTP/1.1 %d X\r\n%sContent-Length: 2\r\n\r\nok" % (status, extra))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self.handle, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/"
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+
+
+@pytest.fixture
+async def server():
+    async with Server() as made:
+        yield made
+
+
+@pytest.fixture
+async def client(make_settings):
+    settings = make_settings(
+        http_client={"allow_private_addresses": True, "timeout_seconds": 5, "max_retries": 2}
+    )
+    async with HttpClient(settings) as made:
+        yield made
+
+
+async def test_a_passing_failure_is_repeated_and_the_answer_comes(client, server):
+    server.plan = [503, 502]
+    assert (await client.request("GET", server.url)).status_code == 200
+    assert len(server.requests) == 3
+
+
+async def test_a_post_is_made_once_unless_it_may_be_repeated(client, server):
+    server.plan = [503]
+    assert (await client.request("POST", server.url, json={})).status_code == 503
+    server.plan = [503]
+    assert (await client.request("POST", server.url, json={}, is_repeatable=True)).status_code == 200
+
+
+async def test_an_error_that_will_not_pass_is_not_repeated(client, server):
+    server.plan = [404]
+    assert (await client.request("GET", server.url)).status_code == 404
+    assert len(server.requests) == 1
+
+
+async def test_no_call_outlives_its_deadline(client, server):
+    server.stall_seconds = 30
+    started = time.monotonic()
+    with pytest.raises(OutboundTimeoutError):
+        await client.request("GET", server.url, timeout_seconds=0.3)
+    assert time.monotonic() - started < 2
+
+
+async def test_retries_stay_within_their_budget(client, server):
+    server.plan = [503] * 200
+    for _ in range(40):
+        try:
+            await client.request("GET", server.url)
+        except OutboundRefusedError:
+            break
+    calls = 40
+    assert len(server.requests) <= calls * 1.1 + 3
+
+
+async def test_an_open_breaker_answers_at_once_without_a_call(client, server):
+    server.plan = [500] * 5
+    for _ in range(5):
+        await client.request("GET", server.url)
+    asked = len(server.requests)
+    started = time.perf_counter()
+    for _ in range(100):
+        with pytest.raises(OutboundRefusedError):
+            await client.request("GET", server.url)
+    assert (time.perf_counter() - started) / 100 < 0.005
+    assert len(server.requests) == asked
+
+
+async def test_redirects_are_handed_back_and_not_followed(client, server):
+    server.plan = [302]
+    assert (await client.request("GET", server.url)).status_code == 302
+
+
+async def test_nothing_inside_can_be_reached_by_default(make_settings, server):
+    async with HttpClient(make_settings()) as guarded:
+        port = server.url.rsplit(":", 1)[1].strip("/")
+        for host in ("127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"):
+            with pytest.raises(OutboundError):
+                await guarded.request("GET", f"http://{host}:{port}/")
+        with pytest.raises(OutboundRefusedError):
+            await guarded.request("GET", "file:///etc/passwd")
+    assert server.requests == []
+
+
+async def test_a_name_that_changes_its_address_after_the_check_gains_nothing(
+    make_settings, server, monkeypatch
+):
+    """Rebinding: the first look-up says a public address, any later one says this machine."""
+    answers = iter([["203.0.114.1"], ["127.0.0.1"], ["127.0.0.1"]])
+    connected = []
+
+    async def resolve(host, port):
+        return next(answers)
+
+    async def connect(self, host, port, **_):
+        connected.append(host)
+        raise OSError("not reached in a test")
+
+    monkeypatch.setattr(http_client, "_resolve", resolve)
+    monkeypatch.setattr(http_client.httpcore.AnyIOBackend, "connect_tcp", connect)
+    async with HttpClient(make_settings(http_client={"max_retries": 0})) as guarded:
+        with pytest.raises(OutboundError):
+            await guarded.request("GET", "http://rebind.example/")
+        assert connected == ["203.0.114.1"]
+        with pytest.raises(OutboundRefusedError):
+            await guarded.request("GET", "http://rebind.example/")
+        assert connected == ["203.0.114.1"]

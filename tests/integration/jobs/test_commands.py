@@ -1,0 +1,115 @@
+"""`manage jobs …`, as an operator types it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scalable_fastapi_system.cli import main
+from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.jobs import JobContext, JobRegistry, JobState, job
+
+from tests.integration.jobs.conftest import migrate
+from tests.integration.jobs.harness import Lab, running_lab
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def settings(
+    make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    monkeypatch.setenv("DATABASE__DATABASE_URL", url)
+    monkeypatch.setenv("ENVIRONMENT", "test")
+    settings = make_settings(
+        database={"database_url": url}, jobs={"poll_seconds": 0.1, "heartbeat_seconds": 0.1}
+    )
+    migrate(settings)
+    return settings
+
+
+@pytest.fixture
+def run(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run_command(*words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main(["jobs", *words])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run_command
+
+
+async def in_thread(run: Run, *words: str) -> tuple[int, str]:
+    import asyncio
+
+    return await asyncio.to_thread(run, *words)
+
+
+async def test_jobs_are_listed_shown_cancelled_and_retried(
+    settings: Settings, registry: JobRegistry, run: Run
+) -> None:
+    @job("fails", registry=registry, max_attempts=1)
+    async def fails(ctx: JobContext) -> None:
+        raise ValueError("no luck")
+
+    async with running_lab(settings, registry) as lab:
+        waiting = await lab.client.enqueue_now(fails, delay_seconds=3600)
+        worker = await lab.start_worker()
+        failed = await lab.client.enqueue_now(fails)
+        await lab.ended(failed.id)
+        code, text = await in_thread(run, "list", "--state", "failed")
+        assert code == 0
+        assert str(failed.id) in text
+        assert "ValueError: no luck" in text
+        assert str(waiting.id) not in text
+        code, text = await in_thread(run, "show", str(waiting.id), "--json")
+        (shown,) = json.loads(text)
+        assert shown["why"].startswith("not_due: ")
+        code, text = await in_thread(run, "cancel", str(waiting.id))
+        assert (code, text) == (0, f"{waiting.id}: cancelled\n")
+        code, text = await in_thread(run, "workers")
+        assert worker.worker_id in text
+        await lab.stop_worker(worker)
+        code, text = await in_thread(run, "retry", "--state", "failed")
+        assert (code, text) == (0, f"{failed.id}: queued\n")
+        code, text = await in_thread(run, "retry", str(failed.id))
+        assert code == 1
+        assert await lab.state(failed.id) is JobState.QUEUED
+
+
+async def test_queues_are_paused_and_a_worker_is_drained(
+    settings: Settings, registry: JobRegistry, run: Run
+) -> None:
+    @job("idle", registry=registry)
+    async def idle(ctx: JobContext) -> None: ...
+
+    async with running_lab(settings, registry) as lab:
+        worker = await lab.start_worker()
+        assert (await in_thread(run, "pause", "default"))[0] == 0
+        await lab.client.enqueue_now(idle)
+        _code, text = await in_thread(run, "stats", "--json")
+        (queue,) = json.loads(text)
+        assert (queue["is_paused"], queue["queued"], queue["workers"]) == (True, 1, 1)
+        assert (await in_thread(run, "resume", "default"))[0] == 0
+        assert (await in_thread(run, "drain", "nobody"))[0] == 1
+        assert (await in_thread(run, "drain", worker.worker_id))[0] == 0
+        await until_ended(lab)
+        assert not worker.allow_pick_jobs
+
+
+def test_a_job_that_does_not_exist_is_said_so(run: Run) -> None:
+    code, text = run("show", "00000000-0000-0000-0000-000000000001")
+    assert (code, text) == (1, "There is no such job\n")
+
+
+async def until_ended(lab: Lab) -> None:
+    import asyncio
+
+    (task,) = lab._tasks.values()
+    async with asyncio.timeout(10):
+        await asyncio.shield(task)
+    lab.workers.clear()
+    lab._tasks.clear()

@@ -1,0 +1,89 @@
+"""Schedules on every store: once a slot, whoever ticks; missed slots by the policy; pauses."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from scalable_fastapi_system.jobs import JobContext, JobRegistry, job
+from scalable_fastapi_system.jobs.schedules import CronSchedule
+from scalable_fastapi_system.jobs.store.overview import set_schedule_paused
+from scalable_fastapi_system.jobs.tables import cron_runs, cron_schedules, jobs
+from sqlalchemy import select, update
+
+from tests.integration.jobs.harness import Lab
+
+
+def every_second(registry: JobRegistry, **options: Any) -> CronSchedule:
+    @job("tick", registry=registry)
+    async def tick(ctx: JobContext, *, note: str) -> str:
+        return note
+
+    return CronSchedule("ticks", "* * * * * *", tick, (("note", "hello"),), **options)
+
+
+async def slots(lab: Lab) -> Sequence[datetime]:
+    async with lab.resources.database.transaction() as session:
+        return list(
+            (await session.execute(select(cron_runs.c.slot_at).order_by(cron_runs.c.slot_at))).scalars()
+        )
+
+
+async def test_a_slot_runs_once_however_many_workers_tick(any_lab: Lab, registry: JobRegistry) -> None:
+    schedule = every_second(registry)
+    for _ in range(3):
+        await any_lab.start_worker(schedules=[schedule])
+    await asyncio.sleep(4.5)
+    taken = await slots(any_lab)
+    assert len(taken) >= 3
+    gaps = {(after - before).total_seconds() for before, after in itertools.pairwise(taken)}
+    assert gaps == {1.0}
+    async with any_lab.resources.database.transaction() as session:
+        rows = (await session.execute(select(jobs.c.kind, jobs.c.args, jobs.c.result))).all()
+    assert len(rows) in {len(taken), len(taken) + 1}  # one slot may have come between the two looks
+    assert {(row.kind, row.args["note"]) for row in rows} == {("tick", "hello")}
+
+
+async def test_slots_missed_by_everybody_are_treated_by_the_policy(
+    any_lab: Lab, registry: JobRegistry
+) -> None:
+    worker = await any_lab.start_worker()
+    store = worker.engine.store
+    schedule = every_second(registry, misfire="all")
+    assert await store.due_slots([schedule]) == []  # seen for the first time: it has missed nothing
+    await shift(any_lab, timedelta(minutes=-2))
+    assert len(await store.due_slots([schedule])) in range(120, 125)
+    await shift(any_lab, timedelta(minutes=-2))
+    skipping = every_second(JobRegistry(), misfire="skip")
+    punctual = len(await store.due_slots([skipping]))
+    assert 0 < punctual <= 32
+    await shift(any_lab, timedelta(minutes=-2))
+    assert len(await store.due_slots([every_second(JobRegistry(), misfire="once")])) == 1
+
+
+async def test_a_paused_schedule_lets_its_slots_pass(any_lab: Lab, registry: JobRegistry) -> None:
+    worker = await any_lab.start_worker()
+    store = worker.engine.store
+    schedule = every_second(registry)
+    await store.due_slots([schedule])
+    async with any_lab.resources.database.transaction() as session:
+        assert await set_schedule_paused(session, name="ticks", is_paused=True)
+        assert not await set_schedule_paused(session, name="others", is_paused=True)
+    await asyncio.sleep(1.1)
+    assert await store.due_slots([schedule]) == []
+    async with any_lab.resources.database.transaction() as session:
+        await set_schedule_paused(session, name="ticks", is_paused=False)
+    assert await slots(any_lab) == []
+    await asyncio.sleep(1.1)
+    assert await store.due_slots([schedule]) != []
+
+
+async def shift(lab: Lab, by: timedelta) -> None:
+    """As if no worker had run for so long; what ran in that time is forgotten."""
+    async with lab.resources.database.transaction() as session:
+        await session.execute(cron_runs.delete())
+        await session.execute(update(jobs).values(unique_key=None))
+        await session.execute(update(cron_schedules).values(last_slot_at=datetime.now(UTC) + by))

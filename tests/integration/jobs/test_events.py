@@ -1,0 +1,92 @@
+"""Following a job: from the start, from where one left off, by many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+from scalable_fastapi_system.jobs import JobContext, JobRegistry, job
+from scalable_fastapi_system.jobs.events import JobEvent
+
+from tests.integration.jobs.harness import Lab
+
+
+async def collect(lab: Lab, job_id: UUID, **options: Any) -> list[JobEvent]:
+    async with asyncio.timeout(15):
+        return [event async for event in lab.client.events.follow(job_id, **options)]
+
+
+def steps_job(registry: JobRegistry, *, pause_seconds: float = 0.6) -> Any:
+    @job("steps", registry=registry)
+    async def steps(ctx: JobContext, *, count: int) -> None:
+        for number in range(count):
+            await ctx.progress({"done": number})
+            await asyncio.sleep(pause_seconds)
+
+    return steps
+
+
+async def test_a_job_is_followed_to_its_end(any_lab: Lab, registry: JobRegistry) -> None:
+    steps = steps_job(registry)
+    await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(steps, count=3)
+    events = await collect(any_lab, handle.id)
+    assert [event.progress["done"] for event in events if event.type == "progress"] == [0, 1, 2]
+    assert events[-1].is_last
+    assert events[-1].status == "succeeded"
+    assert [event.is_last for event in events[:-1]] == [False] * (len(events) - 1)
+
+
+async def test_an_ended_job_has_one_last_event(any_lab: Lab, registry: JobRegistry) -> None:
+    steps = steps_job(registry, pause_seconds=0)
+    await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(steps, count=0)
+    await any_lab.ended(handle.id)
+    events = await collect(any_lab, handle.id)
+    assert [(event.type, event.status) for event in events] == [("state", "succeeded")]
+
+
+async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(lab: Lab, registry: JobRegistry) -> None:
+    steps = steps_job(registry)
+    await lab.start_worker()
+    handle = await lab.client.enqueue_now(steps, count=6)
+    first: list[JobEvent] = []
+    async with asyncio.timeout(15):
+        async for event in lab.client.events.follow(handle.id):
+            first.append(event)
+            if event.type == "progress" and event.progress["done"] == 1:
+                break
+    await asyncio.sleep(1.5)  # several reports come while nobody listens
+    rest = await collect(lab, handle.id, last_event_id=first[-1].id)
+    seen = [event.progress["done"] for event in (*first, *rest) if event.type == "progress"]
+    assert seen == [0, 1, 2, 3, 4, 5]
+    assert rest[-1].is_last
+
+
+async def test_many_listeners_are_one_reader(lab: Lab, registry: JobRegistry) -> None:
+    steps = steps_job(registry)
+    await lab.start_worker()
+    handles = [await lab.client.enqueue_now(steps, count=2) for _ in range(3)]
+    reads = 0
+    events = lab.client.events
+
+    async with asyncio.timeout(20):
+        following = [asyncio.create_task(collect(lab, handle.id)) for handle in handles for _ in range(20)]
+        await asyncio.sleep(0.1)
+        (reader,) = events._readers.values()
+        original = reader._read_states
+
+        async def counted(job_ids: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return await original(job_ids)
+
+        reader._read_states = counted  # type: ignore[method-assign]
+        results = await asyncio.gather(*following)
+    assert all(result[-1].is_last for result in results)
+    assert reads < 10
+
+
+async def test_a_job_that_does_not_exist_ends_at_once(any_lab: Lab, registry: JobRegistry) -> None:
+    assert await collect(any_lab, UUID(int=7)) == []

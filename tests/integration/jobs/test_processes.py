@@ -1,0 +1,75 @@
+"""Handlers in processes: results, progress, and an end that is really one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.jobs import JobState
+
+from tests.integration.jobs import process_handlers
+from tests.integration.jobs.conftest import FAST, migrate
+from tests.integration.jobs.harness import Lab, running_lab
+
+
+@pytest.fixture
+async def lab(make_settings: Callable[..., Settings], tmp_path: Path) -> AsyncIterator[Lab]:
+    settings = make_settings(database={"database_url": f"sqlite:///{tmp_path / 'jobs.db'}"}, jobs=FAST)
+    migrate(settings)
+    async with running_lab(settings, process_handlers.REGISTRY) as lab:
+        await lab.start_worker()
+        yield lab
+
+
+async def test_a_result_and_progress_come_back(lab: Lab) -> None:
+    handle = await lab.client.enqueue_now(process_handlers.add, numbers=[1, 2, 3], worker_pid=os.getpid())
+    ended = await lab.ended(handle.id, timeout_seconds=30)
+    assert ended.result == {"sum": 6, "attempt": 1, "key": str(handle.id)}
+    assert ended.progress == {"fraction": 0.5, "message": "adding"}
+
+
+async def test_a_time_out_kills_the_process(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    handle = await lab.client.enqueue_now(process_handlers.spin, path=str(path))
+    ended = await lab.ended(handle.id, timeout_seconds=30)
+    assert "longer than 2 seconds" in ended.error["message"]
+    await gone(path)
+
+
+async def test_a_cancel_kills_the_process(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    handle = await lab.client.enqueue_now(process_handlers.spin, path=str(path), timeout_seconds=60)
+    async with asyncio.timeout(30):
+        while not path.exists():
+            await asyncio.sleep(0.02)
+    await lab.client.cancel(handle.id)
+    assert (await lab.ended(handle.id)).state is JobState.CANCELLED
+    await gone(path)
+
+
+async def test_failures_are_told_apart(lab: Lab) -> None:
+    process_handlers.fail.backoff.base_seconds = 0.01
+    error = await lab.client.enqueue_now(process_handlers.fail, how="error")
+    final = await lab.client.enqueue_now(process_handlers.fail, how="for good")
+    exited = await lab.client.enqueue_now(process_handlers.fail, how="exit")
+    ended = await lab.ended(error.id, timeout_seconds=30)
+    assert (ended.state, ended.failures) == (JobState.FAILED, 3)
+    assert "ValueError: in a process" in ended.error["message"]
+    ended = await lab.ended(final.id, timeout_seconds=30)
+    assert (ended.failures, ended.error["message"]) == (1, "never")
+    ended = await lab.ended(exited.id, timeout_seconds=30)
+    assert "with exit code 9" in ended.error["message"]
+
+
+async def gone(path: Path) -> None:
+    pid = int(path.read_text())
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the process still runs"
+        await asyncio.sleep(0.05)

@@ -1,0 +1,206 @@
+"""A job's way from enqueue to its end, on every store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from scalable_fastapi_system.jobs import (
+    FailJobError,
+    JobContext,
+    JobRegistry,
+    JobState,
+    enqueue,
+    job,
+)
+from scalable_fastapi_system.kit.errors import NotFoundException, ValidationException
+
+from tests.integration.jobs.harness import Lab
+
+
+async def test_a_job_runs_and_its_result_is_kept(any_lab: Lab, registry: JobRegistry) -> None:
+    @job("double", registry=registry)
+    async def double(ctx: JobContext, *, number: int) -> dict[str, int]:
+        await ctx.progress(0.5, "half way")
+        return {"number": number * 2, "attempt": ctx.attempt}
+
+    await any_lab.start_worker()
+    async with any_lab.resources.database.transaction() as session:
+        handle = await enqueue(session, double, owner_id=7, number=21)
+    ended = await any_lab.ended(handle.id)
+    assert ended.state is JobState.SUCCEEDED
+    assert ended.result == {"number": 42, "attempt": 1}
+    assert ended.progress == {"fraction": 0.5, "message": "half way"}
+    assert ended.owner_id == 7
+    assert ended.args == {"number": 21}
+
+
+async def test_a_rolled_back_enqueue_leaves_nothing(any_lab: Lab, registry: JobRegistry) -> None:
+    @job("never", registry=registry)
+    async def never(ctx: JobContext) -> None:
+        raise AssertionError("it ran")
+
+    await any_lab.start_worker()
+    with pytest.raises(RuntimeError, match="changed my mind"):
+        async with any_lab.resources.database.transaction() as session:
+            handle = await enqueue(session, never)
+            raise RuntimeError("changed my mind")
+    with pytest.raises(NotFoundException):
+        await any_lab.client.get(handle.id)
+
+
+async def test_arguments_that_do_not_fit_are_refused_at_once(any_lab: Lab, registry: JobRegistry) -> None:
+    @job("typed", registry=registry)
+    async def typed(ctx: JobContext, *, number: int) -> None: ...
+
+    async with any_lab.resources.database.transaction() as session:
+        with pytest.raises(ValidationException, match="number"):
+            await enqueue(session, typed, number="many")
+        with pytest.raises(ValidationException, match="nummer"):
+            await enqueue(session, typed, number=1, nummer=2)
+
+
+async def test_a_failure_is_tried_again_and_then_final(any_lab: Lab, registry: JobRegistry) -> None:
+    seen: list[int] = []
+
+    @job("flaky", registry=registry, max_attempts=3)
+    async def flaky(ctx: JobContext) -> None:
+        seen.append(ctx.attempt)
+        raise ValueError(f"try {ctx.attempt}")
+
+    flaky.backoff.base_seconds = 0.05
+    await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(flaky)
+    ended = await any_lab.ended(handle.id)
+    assert ended.state is JobState.FAILED
+    assert seen == [1, 2, 3]
+    assert ended.failures == 3
+    assert ended.error["type"] == "ValueError"
+    assert ended.error["message"] == "try 3"
+    assert "raise ValueError" in ended.error["traceback"]
+
+
+async def test_a_job_may_say_that_it_failed_for_good(any_lab: Lab, registry: JobRegistry) -> None:
+    @job("hopeless", registry=registry)
+    async def hopeless(ctx: JobContext) -> None:
+        raise FailJobError("no such customer")
+
+    await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(hopeless)
+    ended = await any_lab.ended(handle.id)
+    assert (ended.state, ended.failures) == (JobState.FAILED, 1)
+
+
+async def test_a_job_that_takes_too_long_has_failed(any_lab: Lab, registry: JobRegistry) -> None:
+    @job("slow", registry=registry, timeout_seconds=0.1, max_attempts=1)
+    async def slow(ctx: JobContext) -> None:
+        await asyncio.sleep(60)
+
+    await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(slow)
+    ended = await any_lab.ended(handle.id)
+    assert ended.state is JobState.FAILED
+    assert "longer than 0.1 seconds" in ended.error["message"]
+
+
+async def test_an_idle_worker_starts_a_job_at_once(any_lab: Lab, registry: JobRegistry) -> None:
+    started: list[float] = []
+
+    @job("stamp", registry=registry)
+    async def stamp(ctx: JobContext) -> None:
+        started.append(time.perf_counter())
+
+    await any_lab.start_worker()
+    waits = []
+    for _ in range(20):
+        await asyncio.sleep(0.05)
+        asked = time.perf_counter()
+        handle = await any_lab.client.enqueue_now(stamp)
+        any_lab.workers[0].local.wake() if any_lab.resources.database.backend == "sqlite" else None
+        await any_lab.ended(handle.id)
+        waits.append(started[-1] - asked)
+    waits.sort()
+    print(f"p50 {waits[10] * 1000:.2f} ms, max {waits[-1] * 1000:.2f} ms")
+    assert waits[10] < 0.1
+
+
+async def test_a_delayed_job_waits_for_its_time(any_lab: Lab, registry: JobRegistry) -> None:
+    @job("later", registry=registry)
+    async def later(ctx: JobContext) -> float:
+        return time.time()
+
+    await any_lab.start_worker()
+    asked = time.time()
+    handle = await any_lab.client.enqueue_now(later, delay_seconds=0.6)
+    assert await any_lab.state(handle.id) is JobState.SCHEDULED
+    ended = await any_lab.ended(handle.id)
+    assert 0.6 <= ended.result - asked < 1.5
+
+
+async def test_a_waiting_job_is_cancelled_at_once(any_lab: Lab, registry: JobRegistry) -> None:
+    @job("waits", registry=registry)
+    async def waits(ctx: JobContext) -> None: ...
+
+    handle = await any_lab.client.enqueue_now(waits)
+    change = await any_lab.client.cancel(handle.id)
+    assert change.state is JobState.CANCELLED
+    await any_lab.start_worker()
+    await asyncio.sleep(0.3)
+    assert await any_lab.state(handle.id) is JobState.CANCELLED
+
+
+async def test_a_running_job_is_cancelled_soon(any_lab: Lab, registry: JobRegistry) -> None:
+    told: list[Any] = []
+
+    @job("runs", registry=registry)
+    async def runs(ctx: JobContext) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            told.append(ctx.is_cancelled)
+
+    await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(runs)
+    await any_lab.until(handle.id, lambda found: found.state is JobState.RUNNING)
+    asked = time.perf_counter()
+    await any_lab.client.cancel(handle.id)
+    ended = await any_lab.ended(handle.id)
+    assert ended.state is JobState.CANCELLED
+    assert told == [True]
+    assert time.perf_counter() - asked < 2.0
+
+
+async def test_a_drained_worker_hands_its_job_to_another(any_lab: Lab, registry: JobRegistry) -> None:
+    @job("long", registry=registry)
+    async def long(ctx: JobContext) -> int:
+        if ctx.attempt == 1:
+            await asyncio.sleep(60)
+        return ctx.failures
+
+    first = await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(long)
+    await any_lab.until(handle.id, lambda found: found.state is JobState.RUNNING)
+    await any_lab.stop_worker(first)
+    waiting = await any_lab.client.get(handle.id)
+    assert (waiting.state, waiting.interruptions, waiting.failures) == (JobState.QUEUED, 1, 0)
+    await any_lab.start_worker()
+    ended = await any_lab.ended(handle.id)
+    assert (ended.state, ended.result, ended.attempt) == (JobState.SUCCEEDED, 0, 2)
+
+
+async def test_a_job_of_a_dead_worker_is_taken_over(any_lab: Lab, registry: JobRegistry) -> None:
+    @job("orphan", registry=registry)
+    async def orphan(ctx: JobContext) -> str:
+        if ctx.attempt == 1:
+            await asyncio.sleep(60)
+        return "done"
+
+    first = await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(orphan)
+    await any_lab.until(handle.id, lambda found: found.state is JobState.RUNNING)
+    await any_lab.kill_worker(first)
+    await any_lab.start_worker()
+    ended = await any_lab.ended(handle.id)
+    assert (ended.state, ended.crashes, ended.failures) == (JobState.SUCCEEDED, 1, 0)

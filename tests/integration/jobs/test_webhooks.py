@@ -1,0 +1,293 @@
+"""Webhooks: planned with the end, signed, tried again, logged, replayed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.jobs import (
+    JobContext,
+    JobRegistry,
+    JobState,
+    call,
+    enqueue,
+    enqueue_chain,
+    job,
+    webhooks,
+)
+from scalable_fastapi_system.jobs.tables import webhook_deliveries
+from scalable_fastapi_system.kit.errors import NotFoundException, ValidationException
+from sqlalchemy import select
+
+from tests.integration.jobs.conftest import FAST, migrate
+from tests.integration.jobs.harness import Lab, running_lab
+
+OWNER = 7
+
+
+@dataclass
+class Receiver:
+    """An endpoint that answers what it is told to."""
+
+    url: str = ""
+    answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        headers = {
+            name.lower(): value
+            for name, _, value in (line.partition(": ") for line in head.splitlines()[1:] if line)
+        }
+        body = await reader.readexactly(int(headers["content-length"]))
+        self.requests.append((headers, body))
+        status, extra = self.answers.pop(0) if self.answers else (200, {})
+        lines = "".join(f"{name}: {value}\r\n" for name, value in extra.items())
+        writer.write(f"HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n{lines}\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
+    receiver.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
+    yield receiver
+    server.close()
+
+
+@pytest.fixture(params=["postgres+redis", "sqlite"])
+async def lab(
+    request: pytest.FixtureRequest,
+    make_settings: Callable[..., Settings],
+    registry: JobRegistry,
+    tmp_path: Path,
+) -> AsyncIterator[Lab]:
+    outbound = {"allow_private_addresses": True, "timeout_seconds": 2}
+    if request.param == "sqlite":
+        settings = make_settings(
+            database={"database_url": f"sqlite:///{tmp_path / 'jobs.db'}"}, jobs=FAST, http_client=outbound
+        )
+        migrate(settings)
+    else:
+        settings = make_settings(
+            database={"database_url": request.getfixturevalue("postgres_url")},
+            redis={"redis_url": request.getfixturevalue("redis_url")},
+            jobs=FAST,
+            http_client=outbound,
+        )
+    registry.add(webhooks.deliver)
+    async with running_lab(settings, registry) as lab:
+        yield lab
+
+
+async def add_endpoint(lab: Lab, url: str, **options: Any) -> tuple[dict[str, Any], str]:
+    async with lab.resources.database.transaction() as session:
+        return await webhooks.add_endpoint(
+            session, owner_id=OWNER, url=url, kinds=options.get("kinds", []), allow_plain_http=True
+        )
+
+
+async def deliveries(lab: Lab, count: int, *, are_done: bool = True) -> list[Any]:
+    """So many deliveries, once each was answered."""
+    async with asyncio.timeout(15):
+        while True:
+            async with lab.resources.database.transaction() as session:
+                rows = (
+                    await session.execute(
+                        select(webhook_deliveries).order_by(webhook_deliveries.c.created_at)
+                    )
+                ).all()
+            done = [row for row in rows if row.delivered_at is not None or not are_done]
+            if len(done) >= count:
+                assert len(rows) == count
+                return list(done)
+            await asyncio.sleep(0.05)
+
+
+def declare(registry: JobRegistry) -> Any:
+    @job("told", registry=registry, max_attempts=1)
+    async def told(ctx: JobContext, *, fails: bool = False) -> dict[str, str]:
+        if fails:
+            raise ValueError("no luck")
+        return {"secret": "not for the hook"}
+
+    return told
+
+
+async def test_ends_are_told_signed_and_without_results(
+    lab: Lab, registry: JobRegistry, receiver: Receiver
+) -> None:
+    told = declare(registry)
+    _endpoint, secret = await add_endpoint(lab, receiver.url)
+    await lab.start_worker()
+    good = await lab.client.enqueue_now(told, owner_id=OWNER)
+    bad = await lab.client.enqueue_now(told, owner_id=OWNER, fails=True)
+    other = await lab.client.enqueue_now(told, owner_id=OWNER + 1)
+    for handle in (good, bad, other):
+        await lab.ended(handle.id)
+    rows = await deliveries(lab, 2)
+    assert {(row.job_id, row.event) for row in rows} == {
+        (good.id, "task.succeeded"),
+        (bad.id, "task.failed"),
+    }
+    assert [row.last_status for row in rows] == [200, 200]
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    for headers, body in receiver.requests:
+        message = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+        signature = base64.b64encode(hmac.new(key, message, hashlib.sha256).digest()).decode()
+        assert headers["webhook-signature"] == f"v1,{signature}"
+        assert b"not for the hook" not in body
+        assert json.loads(body)["data"]["kind"] == "told"
+
+
+async def test_a_delivery_is_tried_again_with_the_same_body(
+    lab: Lab, registry: JobRegistry, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks.deliver.backoff, "base_seconds", 0.05)
+    told = declare(registry)
+    await add_endpoint(lab, receiver.url)
+    receiver.answers = [(500, {}), (503, {"retry-after": "1"})]
+    await lab.start_worker()
+    handle = await lab.client.enqueue_now(told, owner_id=OWNER)
+    (row,) = await deliveries(lab, 1)
+    assert (row.job_id, row.attempts, row.last_status, row.last_error) == (handle.id, 3, 200, None)
+    bodies = {body for _, body in receiver.requests}
+    ids = {headers["webhook-id"] for headers, _ in receiver.requests}
+    assert (len(receiver.requests), len(bodies), len(ids)) == (3, 1, 1)
+
+
+async def test_gone_disables_the_endpoint(lab: Lab, registry: JobRegistry, receiver: Receiver) -> None:
+    told = declare(registry)
+    endpoint, _ = await add_endpoint(lab, receiver.url)
+    receiver.answers = [(410, {})]
+    await lab.start_worker()
+    await lab.ended((await lab.client.enqueue_now(told, owner_id=OWNER)).id)
+    async with asyncio.timeout(10):
+        while True:
+            async with lab.resources.database.transaction() as session:
+                (found,) = await webhooks.list_endpoints(session, owner_id=OWNER)
+            if found["disabled_at"] is not None:
+                break
+            await asyncio.sleep(0.05)
+    assert found["disabled_reason"] == "it answered 410 Gone"
+    await asyncio.sleep(0.3)  # a beat, by which the worker hears of it
+    await lab.ended((await lab.client.enqueue_now(told, owner_id=OWNER)).id)
+    assert len(await deliveries(lab, 1, are_done=False)) == 1
+    async with lab.resources.database.transaction() as session:
+        await webhooks.enable_endpoint(session, endpoint_id=endpoint["id"], owner_id=OWNER)
+    await asyncio.sleep(0.3)
+    await lab.ended((await lab.client.enqueue_now(told, owner_id=OWNER)).id)
+    assert len(await deliveries(lab, 2, are_done=False)) == 2
+
+
+async def test_cancels_and_their_consequences_are_told(
+    lab: Lab, registry: JobRegistry, receiver: Receiver
+) -> None:
+    told = declare(registry)
+    await add_endpoint(lab, receiver.url)
+    async with lab.resources.database.transaction() as session:
+        chain = await enqueue_chain(
+            session, [call(told, owner_id=OWNER, delay_seconds=60), call(told, owner_id=OWNER)]
+        )
+    await lab.client.cancel(chain[0].id)
+    await lab.start_worker()
+    rows = await deliveries(lab, 2)
+    assert {(row.job_id, row.event) for row in rows} == {(handle.id, "task.cancelled") for handle in chain}
+
+
+async def test_only_wanted_kinds_are_told(lab: Lab, registry: JobRegistry, receiver: Receiver) -> None:
+    told = declare(registry)
+
+    @job("untold", registry=registry)
+    async def untold(ctx: JobContext) -> None:
+        async with ctx.transaction():
+            ctx.result = 1
+
+    await add_endpoint(lab, receiver.url, kinds=["untold"])
+    await lab.start_worker()
+    first = await lab.client.enqueue_now(told, owner_id=OWNER)
+    await lab.ended(first.id)
+    second = await lab.client.enqueue_now(untold, owner_id=OWNER)
+    await lab.ended(second.id)
+    (row,) = await deliveries(lab, 1)
+    assert row.job_id == second.id
+
+
+async def test_two_keys_sign_while_a_secret_is_rotated(
+    lab: Lab, registry: JobRegistry, receiver: Receiver
+) -> None:
+    told = declare(registry)
+    endpoint, old = await add_endpoint(lab, receiver.url)
+    async with lab.resources.database.transaction() as session:
+        new = await webhooks.rotate_secret(session, endpoint_id=endpoint["id"], owner_id=OWNER)
+    assert new != old
+    await lab.start_worker()
+    await lab.client.enqueue_now(told, owner_id=OWNER)
+    (row,) = await deliveries(lab, 1)
+    headers, body = receiver.requests[0]
+    message = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = [
+        "v1,"
+        + base64.b64encode(
+            hmac.new(base64.b64decode(secret.removeprefix("whsec_")), message, hashlib.sha256).digest()
+        ).decode()
+        for secret in (new, old)
+    ]
+    assert headers["webhook-signature"].split() == expected
+    async with lab.resources.database.transaction() as session:
+        await webhooks.replay_delivery(
+            session, delivery_id=row.id, endpoint_id=endpoint["id"], owner_id=OWNER
+        )
+    async with asyncio.timeout(10):
+        while len(receiver.requests) < 2:
+            await asyncio.sleep(0.05)
+    assert receiver.requests[1][1] == body
+
+
+async def test_addresses_and_owners_are_checked(lab: Lab) -> None:
+    async with lab.resources.database.transaction() as session:
+        for url in ("ftp://example.com", "https://", "https://user:pass@example.com/", "/path", "http://a.b"):
+            with pytest.raises(ValidationException):
+                await webhooks.add_endpoint(
+                    session, owner_id=OWNER, url=url, kinds=[], allow_plain_http=False
+                )
+        endpoint, _ = await webhooks.add_endpoint(
+            session, owner_id=OWNER, url="https://example.com/hook", kinds=[], allow_plain_http=False
+        )
+        with pytest.raises(NotFoundException):
+            await webhooks.remove_endpoint(session, endpoint_id=endpoint["id"], owner_id=OWNER + 1)
+        await webhooks.remove_endpoint(session, endpoint_id=endpoint["id"], owner_id=OWNER)
+        assert await webhooks.list_endpoints(session, owner_id=OWNER) == []
+
+
+async def test_a_private_address_is_refused_for_good(
+    make_settings: Callable[..., Settings], registry: JobRegistry, tmp_path: Path, receiver: Receiver
+) -> None:
+    registry.add(webhooks.deliver)
+    told = declare(registry)
+    settings = make_settings(database={"database_url": f"sqlite:///{tmp_path / 'jobs.db'}"}, jobs=FAST)
+    migrate(settings)
+    async with running_lab(settings, registry) as lab:
+        await add_endpoint(lab, receiver.url)
+        async with lab.resources.database.transaction() as session:
+            await enqueue(session, told, owner_id=OWNER)
+        await lab.start_worker()
+        async with asyncio.timeout(10):
+            while True:
+                page = await lab.client.list(kind="webhooks.deliver", states=[JobState.FAILED])
+                if page.items:
+                    break
+                await asyncio.sleep(0.05)
+        assert "public internet" in page.items[0].error["message"]
+        assert receiver.requests == []

@@ -1,0 +1,161 @@
+"""What each supported shape of the chart consists of."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.chart.helm import CHART, NAME, SHAPES, RenderError, helm, render
+
+CORE = {
+    "ConfigMap/",
+    "ServiceAccount/",
+    "Deployment/-api",
+    "Deployment/-worker",
+    "Service/-api",
+    "Service/-worker",
+    "Job/-migrate-#",
+    "NetworkPolicy/-api",
+    "NetworkPolicy/-worker",
+    "NetworkPolicy/-jobs",
+    "ConfigMap/-test",
+    "Pod/-test-schema",
+    "Pod/-test-api",
+    "Pod/-test-worker",
+    "Pod/-test-job",
+}
+EMBEDDED = {
+    "Secret/-postgres",
+    "Service/-postgres",
+    "StatefulSet/-postgres",
+    "NetworkPolicy/-postgres",
+    "Secret/-redis",
+    "ConfigMap/-redis",
+    "Service/-redis",
+    "StatefulSet/-redis",
+    "NetworkPolicy/-redis",
+}
+SCALING = {"HorizontalPodAutoscaler/-api", "PodDisruptionBudget/-api"}
+CPU = {"HorizontalPodAutoscaler/-worker"}
+MONITORS = {
+    "ServiceMonitor/-api",
+    "ServiceMonitor/-worker",
+    "PrometheusRule/",
+    "ConfigMap/-dashboard-api",
+    "ConfigMap/-dashboard-jobs",
+    "ConfigMap/-dashboard-runtime",
+    "ConfigMap/-dashboard-slo",
+}
+
+EXPECTED = {
+    "default": CORE | EMBEDDED | SCALING | CPU | {"Secret/"},
+    "ephemeral": CORE | EMBEDDED | {"Secret/"},
+    "external": CORE | SCALING | CPU | {"Secret/"},
+    "gitops": CORE | SCALING | CPU,
+    "high-availability": CORE | SCALING | CPU | MONITORS | {"PodDisruptionBudget/-worker", "HTTPRoute/-api"},
+    "everything": CORE
+    | EMBEDDED
+    | SCALING
+    | MONITORS
+    | {
+        "Secret/",
+        "ScaledObject/-worker",
+        "PodDisruptionBudget/-worker",
+        "Ingress/-api",
+        "HTTPRoute/-api",
+        "NetworkPolicy/-egress",
+        "ConfigMap/sfs-extra",
+        "ConfigMap/-extra-text",
+    },
+}
+
+
+def test_every_shape_has_an_expectation():
+    assert set(SHAPES) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_has_exactly_these_objects(shape):
+    assert render(shape).names() == EXPECTED[shape]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_object_carries_the_recommended_labels_and_its_namespace(shape):
+    for item in render(shape).objects:
+        if "-extra" in item["metadata"]["name"]:
+            continue
+        labels = item["metadata"]["labels"]
+        assert item["metadata"]["namespace"] == "demo"
+        assert labels["app.kubernetes.io/name"] == "scalable-fastapi-system"
+        assert labels["app.kubernetes.io/instance"] == "sfs"
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+        assert labels["app.kubernetes.io/component"]
+        assert labels["helm.sh/chart"].startswith("scalable-fastapi-system-")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_object_is_named_twice(shape):
+    names = [(item["apiVersion"], item["kind"], item["metadata"]["name"]) for item in render(shape).objects]
+    assert len(names) == len(set(names))
+
+
+def test_common_labels_and_annotations_reach_every_object():
+    for item in render("everything").objects:
+        if "-extra" not in item["metadata"]["name"]:
+            assert item["metadata"]["labels"]["team"] == "platform", item["metadata"]["name"]
+            assert item["metadata"]["annotations"]["example.com/owner"] == "platform", item["metadata"][
+                "name"
+            ]
+
+
+def test_common_labels_cannot_take_over_a_selector():
+    hijack = {"commonLabels": {"app.kubernetes.io/component": "mine", "team": "platform"}}
+    with pytest.raises(RenderError):
+        render("default", hijack)
+
+
+def test_names_stay_short_enough_for_every_suffix():
+    rendered = render(
+        "default", {"fullnameOverride": "a-name-that-is-far-too-long-for-kubernetes-to-take-with-a-suffix"}
+    )
+    longest = max(len(item["metadata"]["name"]) for item in rendered.objects)
+    assert longest <= 63
+    for item in rendered.kind("StatefulSet"):  # a pod's label adds a hash of 11 characters
+        assert len(item["metadata"]["name"]) <= 52
+
+
+def test_a_release_named_like_the_chart_does_not_say_its_name_twice():
+    text = helm(
+        "template", "scalable-fastapi-system", str(CHART), "--show-only", "templates/api/service.yaml"
+    )
+    assert "name: scalable-fastapi-system-api\n" in text
+
+
+def test_the_notes_give_the_port_forward_line_and_the_next_commands():
+    notes = helm("install", "sfs", str(CHART), "--namespace", "demo", "--dry-run=client").partition("NOTES:")[
+        2
+    ]
+    assert f"kubectl -n demo port-forward service/{NAME}-api 8000:8000" in notes
+    assert "helm -n demo test sfs" in notes
+    assert f"data-{NAME}-postgres-0" in notes
+
+
+def test_the_ephemeral_values_keep_nothing():
+    rendered = render("default", files=(CHART / "values-ephemeral.yaml",))
+    for item in rendered.kind("StatefulSet"):
+        assert "volumeClaimTemplates" not in item["spec"]
+        assert {"name": "data", "emptyDir": {}} in item["spec"]["template"]["spec"]["volumes"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lint_is_content(shape):
+    helm("lint", "--strict", str(CHART), "--values", str(CHART / "ci" / f"{shape}-values.yaml"))
+
+
+@pytest.mark.parametrize("version", ["1.30.0", "1.33.0", "1.36.0"])
+def test_it_renders_for_every_supported_kubernetes(version):
+    assert render("everything", extra=("--kube-version", version)).objects
+
+
+def test_an_older_kubernetes_is_refused():
+    with pytest.raises(RenderError, match=r"1\.29\.0"):
+        render("default", extra=("--kube-version", "1.29.0"))

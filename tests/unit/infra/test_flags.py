@@ -1,0 +1,139 @@
+"""Feature flags: variants, targeting, sticky percentages, reloading, overrides, and no surprise when the file is bad."""
+
+import json
+import os
+
+import pytest
+from scalable_fastapi_system.infra.flags import FeatureFlags, FileFlagProvider, parse_flags
+from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.kit.errors import ConfigurationError
+
+FLAGS = """
+flags:
+  report:
+    variants: {on: true, off: false}
+    default: off
+    rules:
+      - if: {role: [admin, tester]}
+        variant: on
+      - split: {on: 25, off: 75}
+  colour:
+    variants: {warm: red, cold: blue}
+    default: cold
+    rules:
+      - if: {country: FI, plan: paid}
+        variant: warm
+  retired:
+    variants: {on: true, off: false}
+    default: off
+    enabled: false
+    rules: [{variant: on}]
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "flags.yaml"
+    path.write_text(FLAGS)
+    return path
+
+
+@pytest.fixture
+def flags(file):
+    return FeatureFlags(Settings(_env_file=None, flags={"file": file, "reload_seconds": 0.001}))
+
+
+def test_a_rule_gives_its_variant_to_who_matches_every_condition(flags):
+    assert flags.is_on("report", key="u", role="admin")
+    assert flags.variant("colour", "none", country="FI", plan="paid") == "red"
+    assert flags.variant("colour", "none", country="FI", plan="free") == "blue"
+
+
+def test_a_percentage_is_sticky_per_key_and_near_its_share(flags):
+    chosen = {key: flags.is_on("report", key=key) for key in (f"user-{n}" for n in range(4000))}
+    assert chosen == {key: flags.is_on("report", key=key) for key in chosen}
+    assert 0.22 < sum(chosen.values()) / len(chosen) < 0.28
+
+
+def test_without_a_key_a_percentage_is_passed_over(flags):
+    assert flags.is_on("report") is False
+
+
+def test_a_disabled_flag_gives_its_default(flags):
+    assert flags.is_on("retired", key="u") is False
+
+
+def test_an_unknown_flag_gives_the_caller_s_default(flags):
+    assert flags.is_on("nobody-made-this", default=True) is True
+
+
+def test_a_flag_of_another_type_gives_the_caller_s_default(flags):
+    assert flags.is_on("colour", default=True) is True
+
+
+def test_the_openfeature_client_gives_the_same_answers(flags):
+    assert flags.client.get_string_value("colour", "none") == "blue"
+    assert flags.client.get_string_details("colour", "none").variant == "cold"
+
+
+def test_a_changed_file_is_read_again(flags, file):
+    assert flags.variant("colour", "none") == "blue"
+    file.write_text(FLAGS.replace("default: cold", "default: warm"))
+    os.utime(file, ns=(1, 1))
+    import time
+
+    time.sleep(0.01)
+    assert flags.variant("colour", "none") == "red"
+
+
+def test_a_broken_change_leaves_the_flags_as_they_were(flags, file):
+    import time
+
+    for broken in ("flags: [", "flags: {colour: {}}", ""):
+        file.write_text(broken)
+        time.sleep(0.01)
+        assert flags.variant("colour", "none") == "blue"
+
+
+def test_a_configmap_s_swap_of_symlinks_is_seen(tmp_path):
+    import time
+
+    for name, default in (("one", "cold"), ("two", "warm")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "flags.yaml").write_text(FLAGS.replace("default: cold", f"default: {default}"))
+    (tmp_path / "..data").symlink_to("one")
+    (tmp_path / "flags.yaml").symlink_to("..data/flags.yaml")
+    provider = FileFlagProvider(tmp_path / "flags.yaml", reload_seconds=0.001)
+    assert provider.resolve_string_details("colour", "x").value == "blue"
+    (tmp_path / "..data_new").symlink_to("two")
+    (tmp_path / "..data_new").rename(tmp_path / "..data")
+    time.sleep(0.01)
+    assert provider.resolve_string_details("colour", "x").value == "red"
+
+
+def test_a_test_may_override_a_flag(flags):
+    with flags.provider.override(report=True, colour="green"):
+        assert flags.is_on("report") is True
+        assert flags.variant("colour", "none") == "green"
+    assert flags.is_on("report") is False
+
+
+@pytest.mark.parametrize(
+    ("flag", "complaint"),
+    [
+        ({}, "needs `variants`"),
+        ({"variants": {"a": 1}, "default": "b"}, "`default` must be one of"),
+        ({"variants": {"a": 1, "b": "x"}, "default": "a"}, "of one type"),
+        ({"variants": {"a": 1}, "default": "a", "rules": [{"variant": "z"}]}, "no variant 'z'"),
+        ({"variants": {"a": 1}, "default": "a", "rules": [{"split": {"a": 120}}]}, "at most 100"),
+        ({"variants": {"a": 1}, "default": "a", "wrong": 1}, "unknown members"),
+    ],
+)
+def test_a_wrong_definition_is_named(flag, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        parse_flags(json.dumps({"flags": {"f": flag}}), is_yaml=False)
+
+
+def test_a_missing_file_is_an_error_at_the_start(tmp_path):
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        FileFlagProvider(tmp_path / "none.json")

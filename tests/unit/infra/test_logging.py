@@ -1,0 +1,84 @@
+"""Logs hide secrets, by name and by value, and are one JSON object a line."""
+
+import json
+import logging
+
+import pytest
+import structlog
+from scalable_fastapi_system.infra.logging import RequestLog, configure_logging, redact
+from scalable_fastapi_system.infra.settings import Settings
+
+CANARY = "canary-8f2b1c"
+
+
+@pytest.fixture
+def configured(capsys, monkeypatch):
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+    configure_logging(
+        Settings(
+            logging={"format": "json", "level": "INFO"},
+            security={"secret_key": f"{CANARY}-signing-key"},
+            database={"database_url": f"postgresql://me:{CANARY}-dbpass@h/d"},
+        )
+    )
+    yield capsys
+    structlog.reset_defaults()
+    monkeypatch.setattr("scalable_fastapi_system.infra.logging._request_line_redactor", None)
+    logging.getLogger().handlers[:] = handlers
+    logging.getLogger().setLevel(level)
+
+
+def lines(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_each_event_is_one_json_object_with_level_and_time(configured):
+    structlog.get_logger("x").info("something", answer=42)
+    (line,) = lines(configured)
+    assert (line["event"], line["level"], line["answer"]) == ("something", "info", 42)
+    assert line["timestamp"].endswith("Z")
+
+
+def test_the_request_id_of_the_context_is_on_every_line(configured):
+    with structlog.contextvars.bound_contextvars(request_id="r-1"):
+        structlog.get_logger().info("ours")
+        logging.getLogger("somebody.else").warning("theirs")
+    assert [line["request_id"] for line in lines(configured)] == ["r-1", "r-1"]
+
+
+def test_secrets_do_not_appear_whatever_they_are_called(configured):
+    log = structlog.get_logger()
+    log.info("a", password=CANARY, headers={"Authorization": f"Bearer {CANARY}", "cookie": CANARY})
+    log.info("b", note=f"used {CANARY}-signing-key and postgresql://me:{CANARY}-dbpass@h/d")
+    log.info("c", text="Authorization: Bearer abcdefgh.ijklmnop")
+    logging.getLogger("lib").error("failed with %s", f"{CANARY}-signing-key")
+    try:
+        raise ValueError(f"wrong: {CANARY}-signing-key")
+    except ValueError:
+        log.exception("d")
+    out = configured.readouterr().out
+    assert CANARY not in out
+    assert "abcdefgh.ijklmnop" not in out
+    assert "ValueError" in out
+
+
+def test_debug_lines_are_left_out_at_level_info(configured):
+    structlog.get_logger().debug("quiet")
+    assert lines(configured) == []
+
+
+def test_redaction_keeps_what_is_harmless():
+    value = {"token_type": "bearer", "items": [1, "two"], "nested": {"name": "Ada"}}
+    assert redact(value) == value
+
+
+def test_redaction_reaches_into_lists_of_mappings():
+    assert "hidden" not in str(redact([{"deep": [{"api_key": "hidden"}]}]))
+
+
+def test_a_request_line_is_json_and_masks_secrets_in_the_path(configured):
+    RequestLog("api").write("request", is_warning=False, path=f"/x/{CANARY}-signing-key", status=200)
+    (line,) = lines(configured)
+    assert (line["event"], line["level"], line["status"]) == ("request", "info", 200)
+    assert line["timestamp"].endswith("Z")
+    assert CANARY not in line["path"]

@@ -1,0 +1,92 @@
+"""Cron slots: which are due, which were missed, and what daylight saving does to them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from scalable_fastapi_system.jobs import JobContext, JobRegistry, job
+from scalable_fastapi_system.jobs.schedules import MAX_CAUGHT_UP, CronSchedule
+
+NOON = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+
+
+def schedule(expression: str, **options: Any) -> CronSchedule:
+    @job("reports.nightly", registry=JobRegistry())
+    async def nightly(ctx: JobContext) -> None: ...
+
+    return CronSchedule("nightly", expression, nightly, **options)
+
+
+def minutes(*numbers: int) -> list[datetime]:
+    return [NOON + timedelta(minutes=number) for number in numbers]
+
+
+def test_a_slot_on_time_runs_under_every_policy() -> None:
+    for misfire in ("skip", "once", "all"):
+        every_minute = schedule("* * * * *", misfire=misfire)
+        assert every_minute.slots_to_run(NOON, NOON + timedelta(seconds=61)) == minutes(1)
+
+
+@pytest.mark.parametrize(
+    ("misfire", "expected"), [("skip", []), ("once", minutes(10)), ("all", minutes(*range(1, 11)))]
+)
+def test_missed_slots_are_treated_by_the_policy(misfire: Any, expected: list[datetime]) -> None:
+    every_minute = schedule("* * * * *", misfire=misfire)
+    assert every_minute.slots_to_run(NOON, NOON + timedelta(minutes=10, seconds=45)) == expected
+
+
+def test_a_slot_on_time_takes_the_place_of_those_missed_before_it() -> None:
+    now = NOON + timedelta(minutes=10, seconds=2)
+    assert schedule("* * * * *", misfire="once").slots_to_run(NOON, now) == minutes(10)
+    assert schedule("* * * * *", misfire="skip").slots_to_run(NOON, now) == minutes(10)
+
+
+def test_catching_up_is_bounded() -> None:
+    year = timedelta(days=365)
+    slots = schedule("* * * * *", misfire="all").slots_to_run(NOON - year, NOON)
+    assert len(slots) == MAX_CAUGHT_UP
+    assert slots[-1] == NOON
+
+
+def test_seconds_are_a_sixth_field() -> None:
+    slots = schedule("* * * * * */10").slots(NOON, NOON + timedelta(seconds=30))
+    assert [slot.second for slot in slots] == [10, 20, 30]
+
+
+def test_slots_keep_their_wall_clock_time_over_daylight_saving() -> None:
+    daily = schedule("30 9 * * *", timezone="Europe/Berlin")
+    before = daily.next_after(datetime(2026, 3, 28, 0, 0, tzinfo=UTC))
+    after = daily.next_after(before)
+    assert before == datetime(2026, 3, 28, 8, 30, tzinfo=UTC)
+    assert after == datetime(2026, 3, 29, 7, 30, tzinfo=UTC)
+
+
+def test_an_hour_that_occurs_twice_runs_a_daily_slot_once() -> None:
+    daily = schedule("30 2 * * *", timezone="Europe/Berlin")
+    slots = daily.slots(datetime(2026, 10, 24, 12, tzinfo=UTC), datetime(2026, 10, 25, 12, tzinfo=UTC))
+    assert len(slots) == 1
+
+
+def test_an_hour_that_occurs_twice_runs_an_hourly_slot_twice() -> None:
+    hourly = schedule("30 * * * *", timezone="Europe/Berlin")
+    slots = hourly.slots(datetime(2026, 10, 25, 0, tzinfo=UTC), datetime(2026, 10, 25, 2, tzinfo=UTC))
+    assert [slot.hour for slot in slots] == [0, 1]
+
+
+def test_an_hour_that_is_skipped_does_not_lose_the_day() -> None:
+    daily = schedule("30 2 * * *", timezone="Europe/Berlin")
+    slots = daily.slots(datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 3, 29, 12, tzinfo=UTC))
+    assert len(slots) == 1
+
+
+@pytest.mark.parametrize(("expression", "zone"), [("nonsense", "UTC"), ("* * * * *", "Mars/Base")])
+def test_nonsense_is_refused_where_it_is_declared(expression: str, zone: str) -> None:
+    with pytest.raises(ValueError, match=r"nonsense|Mars"):
+        schedule(expression, timezone=zone)
+
+
+def test_the_job_of_a_slot_is_unique_to_it() -> None:
+    found = schedule("* * * * *")
+    assert found.job_for(NOON).unique_key == f"cron:nightly:{NOON.isoformat()}"

@@ -1,0 +1,394 @@
+"""The one pass: ids, headers, limits, failures, metrics and the log line, without any store."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+import structlog
+from fastapi import APIRouter, Depends, Request
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel, ConfigDict
+from scalable_fastapi_system.infra.metrics import MetricsManager
+from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.kit.errors import APIException, NotFoundException
+from scalable_fastapi_system.web.limits import body_limit, carries_secrets, request_timeout
+from scalable_fastapi_system.web.middleware import PlatformMiddleware
+from scalable_fastapi_system.web.platform_api import PlatformAPI
+from scalable_fastapi_system.web.problems import install_error_handlers
+
+
+class Thing(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    password: str = "x"
+
+
+def make_app(settings=None, **extras):
+    settings = settings or Settings(_env_file=None)
+    app = PlatformAPI(
+        platform=lambda inner, owner: PlatformMiddleware(
+            inner, owner=owner, settings=settings, metrics=extras.pop("metrics", None), **extras
+        )
+    )
+    install_error_handlers(app)
+
+    @app.get("/things/{thing_id}")
+    async def thing(thing_id: int, request: Request):
+        return {"id": thing_id, "request_id": request.state.request_id}
+
+    @app.post("/things")
+    async def make(thing: Thing):
+        return thing
+
+    @app.post("/raw")
+    async def raw(request: Request):
+        return {"bytes": len(await request.body())}
+
+    @app.post("/large")
+    @body_limit(5000)
+    async def large(request: Request):
+        return {"bytes": len(await request.body())}
+
+    @app.get("/missing")
+    async def missing():
+        raise NotFoundException("No such thing")
+
+    @app.get("/broken")
+    async def broken():
+        raise RuntimeError("the secret inside")
+
+    @app.get("/slow")
+    @request_timeout(0.05)
+    async def slow():
+        await asyncio.sleep(5)
+
+    @app.get("/text")
+    async def text():
+        return {"text": "a" * 5000}
+
+    @app.get("/secret")
+    @carries_secrets
+    async def secret():
+        return {"text": "a" * 5000}
+
+    @app.get("/health/live")
+    async def live():
+        return {}
+
+    return app
+
+
+def client_of(app, **options):
+    transport = httpx.ASGITransport(app=app, client=("203.0.113.9", 4000))
+    return httpx.AsyncClient(transport=transport, base_url="http://test", **options)
+
+
+@pytest.fixture
+async def client():
+    async with client_of(make_app()) as made:
+        yield made
+
+
+async def test_every_answer_has_a_request_id_and_the_endpoint_sees_the_same(client):
+    response = await client.get("/things/5")
+    assert response.headers["x-request-id"] == response.json()["request_id"]
+    assert len(response.headers["x-request-id"]) == 32
+
+
+async def test_a_good_inbound_request_id_is_kept_and_a_strange_one_replaced(client):
+    kept = await client.get("/things/5", headers={"X-Request-ID": "abc-123"})
+    assert kept.headers["x-request-id"] == "abc-123"
+    replaced = await client.get("/things/5", headers={"X-Request-ID": "a b;c"})
+    assert replaced.headers["x-request-id"] != "a b;c"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("DELETE", "/text", 405),
+        ("GET", "/things/five", 422),
+        ("GET", "/missing", 404),
+        ("GET", "/broken", 500),
+        ("GET", "/slow", 503),
+    ],
+)
+async def test_every_failure_has_the_envelope_the_problem_members_and_the_headers(
+    client, method, path, status
+):
+    response = await client.request(method, path)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
+    assert response.headers["cache-control"] == "no-store"
+    body = response.json()
+    assert body["success"] is False
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert body["status"] == status
+    assert body["message"] == body["detail"]
+    assert body["instance"] == path
+    assert body["error_code"]
+    assert body["type"].startswith("urn:")
+    assert "the secret inside" not in response.text
+
+
+async def test_a_405_says_what_is_allowed(client):
+    assert (await client.delete("/text")).headers["allow"] == "GET"
+
+
+async def test_a_validation_error_names_the_field_and_never_repeats_the_input(client):
+    response = await client.post("/things", json={"name": 5, "password": "hunter2", "is_admin": True})
+    body = response.json()
+    assert response.status_code == 422
+    assert "body.is_admin: Extra inputs are not permitted" in body["errors"]
+    assert all(isinstance(error, str) for error in body["errors"])
+    assert "hunter2" not in response.text
+
+
+async def test_a_broken_json_body_is_a_422_in_the_same_shape(client):
+    response = await client.post("/things", content=b"{", headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    assert response.json()["success"] is False
+
+
+async def test_a_body_over_the_limit_is_refused_by_its_declared_length():
+    async with client_of(make_app(Settings(_env_file=None, api={"max_body_bytes": 1024}))) as client:
+        assert (await client.post("/raw", content=b"x" * 1024)).json() == {"bytes": 1024}
+        refused = await client.post("/raw", content=b"x" * 1025)
+        assert refused.status_code == 413
+        assert refused.json()["error_code"] == "PAYLOAD_TOO_LARGE"
+
+
+async def test_a_chunked_body_is_counted_as_it_comes():
+    async def chunks(count):
+        for _ in range(count):
+            yield b"x" * 512
+
+    async with client_of(make_app(Settings(_env_file=None, api={"max_body_bytes": 1024}))) as client:
+        assert (await client.post("/raw", content=chunks(2))).json() == {"bytes": 1024}
+        refused = await client.post("/raw", content=chunks(3))
+        assert refused.status_code == 413
+
+
+async def test_an_endpoint_may_have_its_own_body_limit():
+    async with client_of(make_app(Settings(_env_file=None, api={"max_body_bytes": 1024}))) as client:
+        assert (await client.post("/large", content=b"x" * 5000)).json() == {"bytes": 5000}
+        assert (await client.post("/large", content=b"x" * 5001)).status_code == 413
+
+
+async def test_a_body_that_stops_coming_is_cut_off():
+    app = make_app(Settings(_env_file=None, api={"slow_client_seconds": 0.05}))
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(30)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/raw",
+        "headers": [(b"content-length", b"10")],
+        "query_string": b"",
+        "client": ("203.0.113.9", 1),
+        "server": ("test", 80),
+        "scheme": "http",
+        "http_version": "1.1",
+        "asgi": {"version": "3.0"},
+    }
+    await asyncio.wait_for(app(scope, receive, send), 5)
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+async def test_a_full_process_refuses_at_once_but_answers_probes():
+    app = make_app(Settings(_env_file=None, api={"max_concurrent_requests": 1}))
+    release = asyncio.Event()
+
+    @app.get("/wait")
+    async def wait():
+        await release.wait()
+        return {}
+
+    async with client_of(app) as client:
+        first = asyncio.create_task(client.get("/wait"))
+        await asyncio.sleep(0.05)
+        refused = await client.get("/text")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert (await client.get("/health/live")).status_code == 200
+        release.set()
+        assert (await first).status_code == 200
+        assert (await client.get("/text")).status_code == 200
+
+
+async def test_large_answers_are_compressed_unless_they_carry_secrets(client):
+    assert (await client.get("/text")).headers.get("content-encoding") == "gzip"
+    assert "content-encoding" not in (await client.get("/secret")).headers
+
+
+async def test_an_answer_to_somebody_signed_in_is_not_stored_by_caches(client):
+    assert "cache-control" not in (await client.get("/text")).headers
+    assert (await client.get("/text", headers={"Authorization": "Bearer x"})).headers[
+        "cache-control"
+    ] == "no-store"
+
+
+async def test_requests_are_counted_by_route_and_unknown_paths_together():
+    registry = CollectorRegistry()
+    async with client_of(make_app(metrics=MetricsManager(registry))) as client:
+        for number in range(50):
+            await client.get(f"/things/{number}")
+            await client.get(f"/nowhere/{number}")
+    totals = {
+        (sample.labels["handler"], sample.labels["status"]): sample.value
+        for family in registry.collect()
+        if family.name == "http_requests"
+        for sample in family.samples
+        if sample.name == "http_requests_total" and sample.value  # the others are only prepared
+    }
+    assert totals == {("/things/{thing_id}", "2xx"): 50, ("none", "4xx"): 50}
+
+
+async def test_each_request_writes_one_line_without_its_query():
+    async with client_of(make_app()) as client:
+        with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
+            response = await client.get("/things/5?token=canary")
+    (line,) = logs
+    assert (line["event"], line["status"], line["route"]) == ("request", 200, "/things/{thing_id}")
+    assert line["request_id"] == response.headers["x-request-id"]
+    assert line["client"] == "203.0.113.9"
+    assert "canary" not in json.dumps(line)
+
+
+async def test_an_unhandled_exception_is_logged_with_its_traceback_and_request_id():
+    async with client_of(make_app()) as client:
+        with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
+            response = await client.get("/broken")
+    failure = next(line for line in logs if line["event"] == "unhandled exception")
+    assert isinstance(failure["exc_info"], RuntimeError)
+    assert failure["request_id"] == response.json()["request_id"]
+
+
+async def test_a_handler_for_exception_that_the_user_added_is_used():
+    app = make_app()
+
+    async def mine(request, error):
+        from starlette.responses import JSONResponse
+
+        return JSONResponse({"mine": True}, status_code=500)
+
+    app.add_exception_handler(Exception, mine)
+    async with client_of(app) as client:
+        assert (await client.get("/broken")).json() == {"mine": True}
+
+
+async def test_only_allowed_hosts_are_served():
+    settings = Settings(_env_file=None, security={"allowed_hosts": ["api.example", "*.inside.example"]})
+    async with client_of(make_app(settings)) as client:
+        assert (await client.get("/text", headers={"host": "evil.example"})).status_code == 400
+        assert (await client.get("/text", headers={"host": "api.example:8000"})).status_code == 200
+        assert (await client.get("/text", headers={"host": "a.inside.example"})).status_code == 200
+        assert (await client.get("/health/live", headers={"host": "10.1.2.3"})).status_code == 200
+
+
+async def test_cross_origin_calls_are_allowed_for_named_origins_only():
+    settings = Settings(
+        _env_file=None, security={"cors_origins": ["https://app.example"], "cors_allow_credentials": True}
+    )
+    async with client_of(make_app(settings)) as client:
+        allowed = await client.get("/text", headers={"Origin": "https://app.example"})
+        assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+        other = await client.get("/text", headers={"Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+        preflight = await client.options(
+            "/things", headers={"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+        )
+        assert preflight.status_code == 200
+        assert preflight.headers["x-request-id"]
+
+
+async def test_the_admission_s_headers_are_added_and_its_refusal_is_an_answer():
+    def admit(scope, facts):
+        if facts.template == "/text":
+            raise APIException("Rate limit exceeded", 429, headers={"Retry-After": "7"})
+        return [(b"ratelimit", b'"default";r=9;t=60')]
+
+    async with client_of(make_app(admission=admit)) as client:
+        assert (await client.get("/things/1")).headers["ratelimit"] == '"default";r=9;t=60'
+        refused = await client.get("/text")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "7")
+        assert (await client.get("/health/live")).headers.get("ratelimit") is None
+
+
+async def test_middleware_that_somebody_adds_runs_inside_and_its_answers_get_the_headers():
+    app = make_app()
+
+    @app.middleware("http")
+    async def tag(request, call_next):
+        if request.url.path == "/text":
+            from starlette.responses import PlainTextResponse
+
+            return PlainTextResponse("short cut")
+        response = await call_next(request)
+        response.headers["x-mine"] = request.state.request_id
+        return response
+
+    async with client_of(app) as client:
+        through = await client.get("/things/5")
+        assert through.headers["x-mine"] == through.headers["x-request-id"]
+        short = await client.get("/text")
+        assert short.text == "short cut"
+        assert short.headers["x-content-type-options"] == "nosniff"
+        assert (await client.get("/broken")).status_code == 500
+
+
+async def test_included_routers_keep_their_prefix_dependencies_and_overrides():
+    app = make_app()
+
+    async def who():
+        return "real"
+
+    async def outer(request: Request):
+        request.state.outer = True
+
+    router = APIRouter(prefix="/inner")
+
+    @router.get("/{name}/x")
+    async def inner(name: str, request: Request, who: str = Depends(who)):
+        return {"name": name, "who": who, "outer": request.state.outer, "route": request.scope["route"].path}
+
+    app.include_router(router, prefix="/api", dependencies=[Depends(outer)])
+    async with client_of(app) as client:
+        body = (await client.get("/api/inner/bob/x")).json()
+        assert (body["name"], body["who"], body["outer"]) == ("bob", "real", True)
+        app.dependency_overrides[who] = lambda: "fake"
+        assert (await client.get("/api/inner/bob/x")).json()["who"] == "fake"
+
+
+async def test_a_route_added_while_serving_is_found():
+    app = make_app()
+    async with client_of(app) as client:
+        assert (await client.get("/later")).status_code == 404
+        app.add_api_route("/later", lambda: {"late": True})
+        assert (await client.get("/later")).json() == {"late": True}
+
+
+async def test_a_static_path_declared_after_a_parameter_is_still_its_own():
+    """FastAPI alone would give the first declared; a fixed path is what people mean, whatever the order."""
+    app = make_app()
+
+    @app.get("/items/{item}")
+    async def item(item: str):
+        return {"item": item}
+
+    @app.get("/items/newest")
+    async def newest():
+        return {"newest": True}
+
+    async with client_of(app) as client:
+        assert (await client.get("/items/one")).json() == {"item": "one"}
+        assert (await client.get("/items/newest")).json() == {"newest": True}
