@@ -99,6 +99,7 @@ def taken_names() -> set[str]:
     from scalable_fastapi_system import create_app
     from scalable_fastapi_system.infra.database import metadata
     from scalable_fastapi_system.infra.settings import Settings
+    from scalable_fastapi_system.infra.storage import tables  # noqa: F401 - declares what nothing else imports here
 
     app = create_app(Settings(_env_file=None), PRODUCT)
     paths = app.openapi()["paths"]

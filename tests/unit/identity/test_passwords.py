@@ -82,7 +82,8 @@ def test_nobodys_hash_takes_as_long_as_somebodys(scheme: str) -> None:
 
     pairs = [(seconds(hashed), seconds("")) for _ in range(25)]  # by turns: both meet the same weather
     known, unknown = (statistics.median(times) for times in zip(*pairs, strict=True))
-    assert unknown == pytest.approx(known, rel=0.1)
+    # a check left out is a factor of thousands, one step of bcrypt's cost a factor of two
+    assert 1 / 1.5 < unknown / known < 1.5
 
 
 async def test_no_more_hashes_run_at_once_than_the_setting_allows() -> None:

@@ -108,17 +108,16 @@ def test_no_home_and_no_other_writable_place_is_needed(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("1\n", "")
 
 
-@pytest.mark.parametrize("after_seconds", [0.0, 0.1, 0.6, 1.2])
-def test_a_run_ends_soon_after_it_is_cancelled(large: ProfileRun, after_seconds: float) -> None:
+@pytest.mark.parametrize("reached", [0.0, 0.05, 0.3, 0.6])
+def test_a_run_ends_where_it_is_when_it_is_cancelled(large: ProfileRun, reached: float) -> None:
     running = Running(large)
-    time.sleep(after_seconds)
-    assert running.thread.is_alive(), "too fast a machine for this table"
-    asked = time.monotonic()
+    while running.thread.is_alive() and large.fraction < reached:
+        time.sleep(0.001)
     large.cancel()
-    running.thread.join(10)
+    running.thread.join(60)
 
     assert isinstance(running.error, ProfileCancelledError)
-    assert time.monotonic() - asked < 2
+    assert reached <= large.fraction < 1.0
 
 
 def test_a_run_that_was_cancelled_before_it_began_does_not_begin(large: ProfileRun) -> None:

@@ -26,6 +26,9 @@ class ProfileRun:
         self.source = folder / "upload"
         self._folder = folder
         self._connection: Any = None
+        self._connection_lock = (
+            threading.Lock()
+        )  # other threads ask and interrupt it while this one closes it
         self._is_loading = False
         self._is_cancelled = threading.Event()
         self._fraction = 0.0
@@ -34,17 +37,19 @@ class ProfileRun:
     @property
     def fraction(self) -> float:
         """How far the run is, from 0 to 1; never less than it was. May be asked from any thread."""
-        if self._is_loading:
-            percent: float = self._connection.query_progress()  # -1 before it knows
-            loaded = _TEXT_SHARE + _LOAD_SHARE * min(100.0, max(0.0, percent)) / 100
-            self._fraction = max(self._fraction, loaded)
-        return self._fraction
+        with self._connection_lock:
+            if self._is_loading and self._connection is not None:
+                percent: float = self._connection.query_progress()  # -1 before it knows
+                loaded = _TEXT_SHARE + _LOAD_SHARE * min(100.0, max(0.0, percent)) / 100
+                self._fraction = max(self._fraction, loaded)
+            return self._fraction
 
     def cancel(self) -> None:
         """Makes `run` raise ProfileCancelledError soon. May be called from any thread, at any time."""
         self._is_cancelled.set()
-        if self._connection is not None:
-            self._connection.interrupt()
+        with self._connection_lock:
+            if self._connection is not None:
+                self._connection.interrupt()
 
     def run(self) -> dict[str, Any]:
         """The profile, as plain values for JSON. Blocks.
@@ -101,7 +106,8 @@ class ProfileRun:
                 "The table needs more memory or disk than a profile may use: try fewer rows or shorter values."
             ) from None
         finally:
-            self._connection = None
+            with self._connection_lock:
+                self._connection = None
             connection.close()
 
     def _tick(self, share: float) -> None:
