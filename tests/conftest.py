@@ -7,6 +7,8 @@
 | `postgres_server` | the run's shared server: `create_database`, `execute`, `superuser_url` |
 | `postgres_url` | a fresh database with the product's schema (tens of milliseconds) |
 | `empty_postgres_url` | a fresh database with nothing in it |
+| `mariadb_server`, `mariadb_url`, `empty_mariadb_url` | the same of MariaDB; skips where there is none |
+| `pgbouncer` | PgBouncer in transaction mode before `postgres_server`: `url(database)`; skips where there is none |
 | `redis_server`, `redis_url` | this process's Redis, emptied before each test |
 | `disposable_postgres`, `disposable_redis` | servers of the test's own: `stop`, `start`, `kill`, `child.freeze`, `child.thaw` |
 """
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
     from hack.dev.postgres import Postgres
     from hack.dev.redis_server import Redis
+    from tests.support.mariadb import MariaDB
+    from tests.support.pgbouncer import PgBouncer
 
 UNIT_TESTS = Path(__file__).parent / "unit"
 _SETTING = re.compile(r"^[A-Za-z_]+__\w+$|^ENVIRONMENT$", re.IGNORECASE)
@@ -111,6 +115,58 @@ def empty_postgres_url(stores: Stores, postgres_server: Postgres) -> Iterator[st
     name = stores.new_database(is_migrated=False)
     yield postgres_server.url(name)
     postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(stores: Stores) -> MariaDB:
+    """The run's shared MariaDB; a test makes databases in it and leaves the server alone."""
+    return stores.mariadb(_mariadb_programs())
+
+
+@pytest.fixture
+def mariadb_url(stores: Stores, mariadb_server: MariaDB) -> Iterator[str]:
+    """The address of a fresh MariaDB database with the product's schema, dropped after the test."""
+    name = stores.new_mariadb_database(mariadb_server, is_migrated=True)
+    yield mariadb_server.url(name)
+    mariadb_server.drop_database(name)
+
+
+@pytest.fixture
+def empty_mariadb_url(stores: Stores, mariadb_server: MariaDB) -> Iterator[str]:
+    """The address of a fresh MariaDB database with nothing in it, dropped after the test."""
+    name = stores.new_mariadb_database(mariadb_server, is_migrated=False)
+    yield mariadb_server.url(name)
+    mariadb_server.drop_database(name)
+
+
+@pytest.fixture
+def disposable_mariadb(stores: Stores) -> Iterator[MariaDB]:
+    """A running MariaDB of the test's own, an empty database `app` in it."""
+    server = stores.disposable_mariadb(_mariadb_programs())
+    yield server
+    server.discard()
+
+
+def _mariadb_programs() -> Any:
+    from tests.support import mariadb
+
+    programs = mariadb.find_programs()
+    if programs is None:
+        pytest.skip(mariadb.MISSING)
+    return programs
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(stores: Stores) -> Iterator[PgBouncer]:
+    """PgBouncer in transaction mode with two servers a database, before the run's shared Postgres."""
+    from tests.support import pgbouncer
+
+    program = pgbouncer.find_pgbouncer()
+    if program is None:
+        pytest.skip(pgbouncer.MISSING)
+    pooler = stores.new_pgbouncer(program, pool_size=2)
+    yield pooler
+    pooler.discard()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,9 @@ from hack.dev.ports import find_free
 from hack.dev.postgres import APP_ROLE, THROWAWAY_SETTINGS, Postgres
 from hack.dev.processes import ProcessMark
 from hack.dev.redis_server import Redis
+from tests.support.mariadb import MariaDB, Programs
+from tests.support.mariadb import end_leftover as end_leftover_mariadb
+from tests.support.pgbouncer import PgBouncer
 
 FOLDER_VARIABLE = "SFS_TEST_STORES"
 _PREFIX = "sfs-tests-"
@@ -38,7 +41,7 @@ POSTGRES_SETTINGS = {
     "autovacuum": "off",
 }
 # Kept to the end of the process: it may end before the server does, which is the run's and not its own.
-_STARTED_HERE: list[Postgres] = []
+_STARTED_HERE: list[Postgres | MariaDB] = []
 
 
 def open_run() -> Path:
@@ -60,6 +63,9 @@ def close_run(folder: Path) -> None:
     for data_dir in folder.glob("redis*"):
         if data_dir.is_dir():
             redis_server.end_leftover(data_dir)
+    for data_dir in folder.glob("mariadb*"):
+        if data_dir.is_dir():
+            end_leftover_mariadb(data_dir)
     shutil.rmtree(folder)
 
 
@@ -79,6 +85,7 @@ class Stores:
         self._process_name = process_name
         self._shared: Postgres | None = None
         self._has_template = False
+        self._mariadb: MariaDB | None = None
         self._count = 0
 
     def postgres(self) -> Postgres:
@@ -126,6 +133,61 @@ class Stores:
         server = Redis(data_dir, port=find_free(), password=_PASSWORD, log_path=log_path)
         server.start()
         return server
+
+    def mariadb(self, programs: Programs) -> MariaDB:
+        """The run's shared MariaDB, started by the first who asks, with a migrated database to copy."""
+        if self._mariadb is None:
+            with self._lock("mariadb"):
+                facts = self._folder / "mariadb.json"
+                if facts.exists():
+                    self._mariadb = self._new_mariadb(
+                        programs, "mariadb", port=json.loads(facts.read_text())["port"]
+                    )
+                else:
+                    self._mariadb = self._new_mariadb(programs, "mariadb")
+                    self._mariadb.start()
+                    _STARTED_HERE.append(self._mariadb)
+                    migrate(self._mariadb.create_database(TEMPLATE))
+                    facts.write_text(json.dumps({"port": self._mariadb.port}))
+        return self._mariadb
+
+    def new_mariadb_database(self, server: MariaDB, *, is_migrated: bool) -> str:
+        """The name of a fresh database on the shared MariaDB, with the product's schema or empty."""
+        self._count += 1
+        name = f"test_{self._process_name}_{self._count}"
+        server.copy_database(TEMPLATE, name) if is_migrated else server.create_database(name)
+        return name
+
+    def disposable_mariadb(self, programs: Programs) -> MariaDB:
+        """A running MariaDB of the test's own, with an empty database `app`."""
+        self._count += 1
+        server = self._new_mariadb(programs, f"mariadb-{self._process_name}-{self._count}")
+        server.start()
+        server.create_database(APP_ROLE)
+        return server
+
+    def new_pgbouncer(self, program: str, *, pool_size: int) -> PgBouncer:
+        """A running PgBouncer of this process's own, in front of the shared Postgres."""
+        self._count += 1
+        name = f"pgbouncer-{self._process_name}-{self._count}"
+        pooler = PgBouncer(
+            program,
+            self._folder / name,
+            port=find_free(),
+            server_url=self.postgres().url(),
+            pool_size=pool_size,
+            log_path=self._folder / f"{name}.log",
+        )
+        pooler.start()
+        return pooler
+
+    def _new_mariadb(self, programs: Programs, name: str, *, port: int = 0) -> MariaDB:
+        return MariaDB(
+            programs,
+            self._folder / name,
+            port=port or find_free(),
+            log_path=self._folder / f"{name}.log",
+        )
 
     def new_folder(self) -> Path:
         """A folder of the test's own that a server of another account can work in, removed with the run."""

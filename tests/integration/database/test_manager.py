@@ -15,14 +15,9 @@ things = Table(
 )
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request, make_settings, tmp_path):
-    url = (
-        f"sqlite:///{tmp_path / 'a.db'}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("empty_postgres_url")
-    )
-    manager = DatabaseManager(make_settings(database={"database_url": url}))
+@pytest.fixture
+async def database(make_settings, database_section):
+    manager = DatabaseManager(make_settings(database=database_section))
     things.metadata.create_all(manager.engine)
     await manager.start()
     yield manager
