@@ -25,10 +25,10 @@ def require_go(what_for: str) -> None:
         )
 
 
-def go_install(package: str, version: str, folder: Path, flags: str = STRIP) -> None:
+def go_install(package: str, version: str, folder: Path, flags: str = STRIP, tags: str = "") -> None:
     """Put the program of a published package into a folder, under the name that Go gives it."""
     environment = {**GO_ENVIRONMENT, "GOFLAGS": "-trimpath -buildvcs=false", "GOBIN": str(folder)}
-    run(["nice", "go", "install", "-ldflags", flags, f"{package}@v{version}"], env=environment)
+    run(["nice", "go", "install", "-tags", tags, "-ldflags", flags, f"{package}@v{version}"], env=environment)
 
 
 def go_build(module: Path, package: str, target: Path, flags: str = STRIP) -> None:

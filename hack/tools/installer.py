@@ -28,7 +28,7 @@ def install(tool: Tool, folder: Path) -> None:
         if tool.module:
             go_build(tool.module, tool.package, built, tool.link_flags())
         else:
-            go_install(tool.package, tool.version, Path(temporary), tool.link_flags())
+            go_install(tool.package, tool.version, Path(temporary), tool.link_flags(), tool.tags)
         built.rename(folder / tool.name)
     note = stamp(tool, folder)
     note.parent.mkdir(exist_ok=True)

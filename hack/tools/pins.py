@@ -17,7 +17,7 @@ MODULES = Path(__file__).resolve().parents[1] / "hostkube" / "gomod"
 class Tool:
     """A program: its package and version, and where it wants to be told its version at link time.
 
-    `module` is a folder of ours whose go.mod pins what the program is made of.
+    `module` is a folder of ours whose go.mod pins what the program is made of. `tags` are Go's build tags, by comma.
     """
 
     name: str
@@ -26,9 +26,11 @@ class Tool:
     version_variable: str = ""
     version_text: str = ""
     module: Path | None = None
+    tags: str = ""
 
     def recipe(self) -> str:
-        return f"{self.package}@v{self.version}\n{self.link_flags()}\n"
+        tags = f"{self.tags}\n" if self.tags else ""
+        return f"{self.package}@v{self.version}\n{self.link_flags()}\n{tags}"
 
     def link_flags(self) -> str:
         if not self.version_variable:
@@ -59,6 +61,8 @@ TOOLS = (
             "0.316.0",
             "github.com/prometheus/common/version.Version",
             "3.16.0",
+            # without the clients of two dozen clouds, which are most of the build
+            tags="remove_all_sd,enable_kubernetes_sd",
         )
         for name in ("promtool", "prometheus")
     ),
