@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4, help=f"of one turn, at most {MAX_SECONDS}")
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--tries", type=int, default=3, help="of a turn that others' programs disturb")
     parser.add_argument("--postgres", help="a running server's URL, of a role that makes databases")
     parser.add_argument("--redis", help="a running server's URL")
     parser.add_argument("--json", type=Path, help="writes every sample there")
@@ -36,6 +37,7 @@ def main() -> int:
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         connections=arguments.connections,
+        tries=arguments.tries,
     )
     try:
         check_machine()

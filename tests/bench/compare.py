@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from tests.bench import load
+from tests.bench.collector import collector
 from tests.bench.machine import Clock
 from tests.bench.servers import Limit, Platform, Server, seed_limits
 from tests.bench.stores import Stores
@@ -22,19 +23,19 @@ from tests.bench.works import BASE, TARGETS, WORKS, Work
 
 WARM_UP_SECONDS = 2
 MAX_FOREIGN_PERCENT = 15.0
-MAX_TRIES = 3
 _PAUSE_SECONDS = 0.4
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure and for how long."""
+    """What to measure and for how long. tries: how often a turn may be repeated that others' programs disturbed."""
 
     targets: Sequence[str]
     works: Sequence[str]
     rounds: int = 3
     seconds: int = 4
     connections: int = 32
+    tries: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Row:
 
 def compare(plan: Plan, stores: Stores) -> list[Row]:
     """Measures. Raises DevError where a server does not start or does not answer."""
-    with _servers(plan, stores) as servers:
+    with collector() as endpoint, _servers(plan, stores, endpoint) as servers:
         works = [work for work in WORKS if work.name in plan.works]
         turns = [
             (Row(target, work), servers[target], servers[target].call(work))
@@ -132,13 +133,13 @@ def compare(plan: Plan, stores: Stores) -> list[Row]:
 
 
 @contextlib.contextmanager
-def _servers(plan: Plan, stores: Stores) -> Iterator[dict[str, Server]]:
+def _servers(plan: Plan, stores: Stores, otlp_endpoint: str) -> Iterator[dict[str, Server]]:
     dsn = stores.new_database("bench_limits")
     seed_limits(dsn)
     servers: dict[str, Server] = {}
     try:
         for target in plan.targets:
-            server = servers[target] = _make(target, stores, dsn)
+            server = servers[target] = _make(target, stores, dsn, otlp_endpoint)
             if isinstance(server, Platform):
                 server.migrate()
             server.start(probe="/users/me")
@@ -150,7 +151,7 @@ def _servers(plan: Plan, stores: Stores) -> Iterator[dict[str, Server]]:
             server.stop()
 
 
-def _make(target: str, stores: Stores, dsn: str) -> Server:
+def _make(target: str, stores: Stores, dsn: str, otlp_endpoint: str) -> Server:
     factories = {
         "starlette": "bare:starlette",
         "fastapi": "bare:fastapi",
@@ -161,21 +162,30 @@ def _make(target: str, stores: Stores, dsn: str) -> Server:
     if target in factories:
         has_store = target not in {"starlette", "fastapi"}
         return Limit(target, factories[target], stores, dsn=dsn if has_store else "")
-    traced = {"TRACING__ENABLED": "true"} if target == "ours-traced" else {}
+    ratio = {"ours-traced": "0.1", "ours-traced-all": "1"}.get(target)
+    traced = (
+        {}
+        if ratio is None
+        else {
+            "TRACING__ENABLED": "true",
+            "TRACING__SAMPLE_RATIO": ratio,
+            "TRACING__OTLP_ENDPOINT": otlp_endpoint,
+        }
+    )
     database = f"bench_{target.replace('-', '_')}"
     return Platform(target, stores, dsn=stores.new_database(database), environment=traced)
 
 
 def _quiet_sample(server: Server, call: load.Call, plan: Plan, stores: Stores) -> Sample:
-    """A turn in which others took little of the machine, else the quietest of three."""
+    """A turn in which others took little of the machine, else the quietest of some."""
     best: Sample | None = None
-    for attempt in range(1, MAX_TRIES + 1):
+    for attempt in range(1, plan.tries + 1):
         sample = _sample(server, call, plan, stores)
         if best is None or sample.foreign_percent < best.foreign_percent:
             best = sample
         if best.foreign_percent < MAX_FOREIGN_PERCENT:
             break
-        if attempt < MAX_TRIES:
+        if attempt < plan.tries:
             _say(f"  others took {sample.foreign_percent:.0f} % of a core: again")
             time.sleep(attempt)
     assert best is not None

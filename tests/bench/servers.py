@@ -226,7 +226,9 @@ class Platform(Server):
             "/auth/register", method="POST", body={**user, "email": f"{caller}@example.com"}
         )
         if status not in {200, 201, 400, 409}:
-            raise DevError(f"{self.name}: registering answers {status}: {answer[:300]!r}")
+            raise DevError(
+                f"{self.name}: registering answers {status}: {answer[:300]!r}", log=self.child.log_tail(25)
+            )
         if status < 300 and caller == READER:
             owner = json.loads(answer)["data"]["id"]
             run_sql(self._dsn, SEED_ITEMS.format(owner=owner, count=SEEDED_ITEMS), "VACUUM ANALYZE")

@@ -72,5 +72,17 @@ TARGETS: dict[str, tuple[Work, ...]] = {
     "naive": _ALL,
     "ours": (*_ALL, CREATE_IN_SESSION, ENQUEUE, ENQUEUE_IN_SESSION),
     "ours-traced": (*_ALL, ENQUEUE),
+    "ours-traced-all": (*_ALL, ENQUEUE),
+}
+# What the names of the targets stand for.
+TITLES = {
+    "starlette": "bare Starlette",
+    "fastapi": "bare FastAPI",
+    "handwritten": "hand-written",
+    "handwritten-tuned": "hand-written, tuned",
+    "naive": "naive guide stack",
+    "ours": "ours, everything on",
+    "ours-traced": "ours, 1 of 10 traced",
+    "ours-traced-all": "ours, all traced",
 }
 BASE = "handwritten"

@@ -1,7 +1,8 @@
 """The same work by hand: FastAPI, a JWT dependency, raw asyncpg and redis-py. Nothing else is on.
 
-It stands for what a good engineer writes in an afternoon: a pool, prepared statements, response models. It has no
-request id, log line, metric, security header, limit or error envelope.
+It stands for what a good engineer writes in an afternoon: a pool, prepared statements, response models, which FastAPI
+turns into JSON by pydantic's own serializer. It has no request id, log line, metric, security header, limit or error
+envelope. `tuned` is the same by somebody who has measured: no reset of connections, rows straight to orjson.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import orjson
 import redis.asyncio as redis
 from fastapi import FastAPI, HTTPException, Response
 
@@ -36,9 +38,18 @@ async def _no_reset(_connection: Any) -> None:
     pass
 
 
-def app(*, has_reset: bool = True) -> FastAPI:
-    """With asyncpg's pool as it comes, which resets each connection by a round trip."""
-    options: dict[str, Any] = {} if has_reset else {"reset": _no_reset}
+def _by_model(content: Any, _status_code: int = 200) -> Any:
+    return content
+
+
+def _by_orjson(content: Any, status_code: int = 200) -> Any:
+    return Response(orjson.dumps(content, default=str), status_code, media_type="application/json")
+
+
+def app(*, is_tuned: bool = False) -> FastAPI:
+    """With asyncpg's pool as it comes, which resets each connection by a round trip, and with checked answers."""
+    options: dict[str, Any] = {"reset": _no_reset} if is_tuned else {}
+    answer = _by_orjson if is_tuned else _by_model
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -56,24 +67,24 @@ def app(*, has_reset: bool = True) -> FastAPI:
         row = await app.state.pool.fetchrow(_ME, caller)
         if row is None:
             raise HTTPException(404)
-        return dict(row)
+        return answer(dict(row))
 
     @app.get("/items/{item_id}", response_model=ItemOut)
     async def item(item_id: uuid.UUID, caller: Caller) -> Any:
         row = await app.state.pool.fetchrow(_ITEM, item_id, caller)
         if row is None:
             raise HTTPException(404)
-        return dict(row)
+        return answer(dict(row))
 
     @app.get("/items", response_model=ItemsOut)
     async def items(caller: Caller, limit: int = PAGE_SIZE) -> Any:
         rows = await app.state.pool.fetch(_ITEMS, caller, limit)
-        return {"data": [dict(row) for row in rows]}
+        return answer({"data": [dict(row) for row in rows]})
 
     @app.post("/items", response_model=ItemOut, status_code=201)
     async def create(new: ItemIn, caller: Caller) -> Any:
         row = await app.state.pool.fetchrow(_NEW_ITEM, uuid.uuid4(), caller, new.title, new.description)
-        return dict(row)
+        return answer(dict(row), 201)
 
     @app.get("/cached/items/{item_id}", response_model=ItemOut)
     async def cached_item(item_id: uuid.UUID, caller: Caller) -> Any:
@@ -101,5 +112,5 @@ def app(*, has_reset: bool = True) -> FastAPI:
 
 
 def tuned() -> FastAPI:
-    """The same without the reset: what a hand-written application can reach at the most."""
-    return app(has_reset=False)
+    """The same without the reset and without response models: what a hand-written application can reach at the most."""
+    return app(is_tuned=True)
