@@ -190,6 +190,49 @@ def test_what_is_left_of_a_budget_is_recorded(tmp_path, alert):
     judge(tests, tmp_path)
 
 
+EVENTS_A_SECOND = {  # what there is of all events, where a share of them is bad
+    "availability": lambda share: 1000 / 60 / (1 - share),
+    "latency": lambda _share: 1000 / 60,
+    "jobs": lambda share: 100 / 60 / (1 - share),
+    "queue-wait": lambda _share: 100 / 60,
+}
+
+
+@pytest.mark.parametrize("alert", BURNS)
+def test_every_recording_rule_records_what_its_name_says(tmp_path, alert):
+    """A steady burn of eight times the budget: each record has one right value, in every window the same share."""
+    times = 8
+    slo, budget, _ = BURNS[alert]
+    share = budget * times
+    events = EVENTS_A_SECOND[slo](share)
+    right = {
+        "sfs:slo:objective_ratio": 1 - budget,
+        "sfs:slo_all:rate5m": events,
+        "sfs:slo_bad:rate5m": events * share,
+        "sfs:slo_budget:remaining_ratio": 1 - times,
+    }
+    records = {rule["record"] for rule in rules() if "record" in rule}
+    windows = {name for name in records if name.startswith("sfs:slo_bad:ratio_rate")}
+    assert records == set(right) | windows
+    own = f'slo="{slo}",namespace="{NAMESPACE}",release="{RELEASE}"'
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": as_input(burning(alert, times)),
+            "promql_expr_test": [
+                {
+                    # promtool's series have six digits
+                    "expr": f'abs({name}{{slo="{slo}"}} / {right.get(name, share)!r} - 1) < bool 1e-3',
+                    "eval_time": "235m",
+                    "exp_samples": [{"labels": f"{{{own}}}", "value": 1}],
+                }
+                for name in sorted(records)
+            ],
+        }
+    ]
+    judge(tests, tmp_path)
+
+
 def test_without_traffic_there_is_no_ratio_and_no_alert(tmp_path):
     quiet = {
         **healthy(FOUR_HOURS),
