@@ -43,6 +43,7 @@ def build() -> dashboards.Dashboard:
     _numbers(made)
     _red(made)
     _saturation(made)
+    _limits(made)
     return made
 
 
@@ -253,6 +254,34 @@ def _saturation(made: dashboards.Dashboard) -> None:
             most=1,
             links=[to_dashboard("Stores and runtime", "sfs-runtime")],
             span=8,
+        )
+    )
+
+
+def _limits(made: dashboards.Dashboard) -> None:
+    made.with_row(dashboards.Row("Rate limits"))
+    made.with_panel(
+        lines(
+            "Refused by rate limits",
+            "Requests a second answered 429, by the policy that refused them. Steady refusals of one policy: a caller that does not back off, or a limit too small.",
+            units.RequestsPerSecond,
+            Query(
+                f"sum by (policy) (rate(rate_limit_refused_total{selector()}[$__rate_interval]))",
+                "{{policy}}",
+            ),
+            is_stacked=True,
+        )
+    )
+    made.with_panel(
+        lines(
+            "Decided without Redis",
+            "Decisions a second by a process's own count, because Redis did not answer: a limit is then as many times larger as there are processes.",
+            units.RequestsPerSecond,
+            Query(
+                f"sum by (pod) (rate(rate_limit_decided_alone_total{selector()}[$__rate_interval]))",
+                "{{pod}}",
+            ),
+            links=[to_dashboard("Stores and runtime", "sfs-runtime")],
         )
     )
 
