@@ -125,6 +125,20 @@ class Stores:
         server.start()
         return server
 
+    def standby_of(self, primary: Postgres) -> Postgres:
+        """A running server that follows another by streaming replication, to stop, kill and promote."""
+        self._count += 1
+        server = self._postgres(f"postgres-{self._process_name}-{self._count}")
+        # As the account that owns the primary's data: it owns the copy, too.
+        run_as = postgres.run_as_for(server.data_dir, postgres.program("postgres"))
+        command: list[str | Path] = [postgres.program("pg_basebackup"), "--dbname", primary.superuser_url()]
+        command += ["--pgdata", server.data_dir, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        result = run_as.run(command, cwd=server.data_dir)
+        if result.returncode != 0:
+            raise DevError(f"pg_basebackup exited with code {result.returncode}", log=[result.stderr])
+        server.start()
+        return server
+
     def new_redis(self) -> Redis:
         """A running Redis of this process's own."""
         self._count += 1

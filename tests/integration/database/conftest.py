@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+
+if TYPE_CHECKING:
+    from hack.dev.postgres import Postgres
+    from tests.support.stores import Stores
 
 DATABASES = ("sqlite", "postgresql", "mariadb", "pgbouncer")
 
@@ -33,3 +38,11 @@ def database_section(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str
     """Settings of an empty database of each kind."""
     section: dict[str, Any] = section_for(request.param, request, tmp_path, is_migrated=False)
     return section
+
+
+@pytest.fixture
+def standby(disposable_postgres: Postgres, stores: Stores) -> Iterator[Postgres]:
+    """A second server that follows `disposable_postgres` by streaming replication."""
+    server = stores.standby_of(disposable_postgres)
+    yield server
+    server.discard()

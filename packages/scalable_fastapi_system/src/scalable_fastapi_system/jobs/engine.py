@@ -42,7 +42,7 @@ def is_store_away(error: BaseException) -> bool:
     if isinstance(error, ServiceUnavailableException | PoolTimeoutError | OSError | TimeoutError):
         return True
     if isinstance(error, DBAPIError):
-        from scalable_fastapi_system.infra.database.manager import is_unavailable
+        from scalable_fastapi_system.infra.database.outage import is_unavailable
 
         return is_unavailable(error) or _is_passing(str(getattr(error.orig, "sqlstate", None) or ""))
     module = type(error).__module__

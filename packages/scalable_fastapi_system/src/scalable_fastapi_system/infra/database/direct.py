@@ -9,8 +9,8 @@ They see what is committed and nothing of an open transaction: what belongs toge
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ClauseElement, Delete, Insert, Select, Update
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
@@ -18,12 +18,14 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from scalable_fastapi_system.infra.database.observe import note_statement
+from scalable_fastapi_system.infra.database.outage import is_read_only, is_unavailable
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 
 if TYPE_CHECKING:
     from scalable_fastapi_system.infra.database.manager import DatabaseManager
 
 Row = Mapping[str, Any]
+_T = TypeVar("_T")
 
 
 class _Direct:
@@ -66,6 +68,9 @@ class _Direct:
             raise
         except asyncpg.IntegrityConstraintViolationError as error:
             raise IntegrityError(self._sql, None, error) from error
+        except asyncpg.ReadOnlySQLTransactionError as error:
+            await database.forget_connections()
+            raise ServiceUnavailableException("The database takes no writes at the moment") from error
         except (
             asyncpg.PostgresConnectionError,
             asyncpg.CannotConnectNowError,
@@ -90,8 +95,8 @@ class _Direct:
                 rows: list[Row] = [dict(row) for row in result.mappings()] if result.returns_rows else []
                 return rows, max(0, result.rowcount)
         except (PoolTimeoutError, OSError, DBAPIError) as error:
-            from scalable_fastapi_system.infra.database.manager import is_unavailable
-
+            if is_read_only(error):
+                await database.forget_connections()
             if is_unavailable(error):
                 raise ServiceUnavailableException("The database cannot be reached at the moment") from error
             raise
@@ -105,19 +110,46 @@ class Read(_Direct):
 
     _is_repeatable = True
 
-    def __init__(self, statement: Select[Any]) -> None:
+    def __init__(self, statement: Select[Any], *, may_lag: bool = False) -> None:
+        """`may_lag`: ask the replica where the settings name one, the primary where that is away."""
         super().__init__(statement)
+        self._may_lag = may_lag
 
     async def one(self, database: DatabaseManager, **values: Any) -> Row | None:
         """The first row, or None."""
+        return await self._where_it_may(database, self._one, values)
+
+    async def all(self, database: DatabaseManager, **values: Any) -> Sequence[Row]:
+        """Every row."""
+        return await self._where_it_may(database, self._all, values)
+
+    async def _where_it_may(
+        self,
+        database: DatabaseManager,
+        ask: Callable[[DatabaseManager, dict[str, Any]], Awaitable[_T]],
+        values: dict[str, Any],
+    ) -> _T:
+        replica = database.replica if self._may_lag else None
+        if replica is None or not replica.is_worth_trying():
+            return await ask(database, values)
+        try:
+            answer = await ask(replica.database, values)
+        except ServiceUnavailableException as error:
+            if isinstance(error.__cause__, PoolTimeoutError):
+                raise  # too much load, which would only take the primary down as well
+            replica.failed(error)
+            return await ask(database, values)
+        replica.worked()
+        return answer
+
+    async def _one(self, database: DatabaseManager, values: dict[str, Any]) -> Row | None:
         if database.backend == "postgresql":
             row = await self._on_asyncpg(database, values, "fetchrow")
             return None if row is None else dict(row)
         rows, _ = await self._on_engine(database, values)
         return rows[0] if rows else None
 
-    async def all(self, database: DatabaseManager, **values: Any) -> Sequence[Row]:
-        """Every row."""
+    async def _all(self, database: DatabaseManager, values: dict[str, Any]) -> Sequence[Row]:
         if database.backend == "postgresql":
             return [dict(row) for row in await self._on_asyncpg(database, values, "fetch")]
         return (await self._on_engine(database, values))[0]

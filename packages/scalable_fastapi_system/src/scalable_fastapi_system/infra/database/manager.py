@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import shutil
 import tempfile
 import threading
@@ -20,16 +21,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import NullPool
 
+from scalable_fastapi_system.infra.database.connecting import (
+    asyncpg_arguments,
+    close_pool,
+    engine_options,
+    keep_session,
+    prepare_asyncpg,
+    prepare_sqlite,
+)
 from scalable_fastapi_system.infra.database.liveness import check_before_use
 from scalable_fastapi_system.infra.database.observe import watch_statements
+from scalable_fastapi_system.infra.database.outage import is_read_only, is_unavailable
 from scalable_fastapi_system.infra.database.pool import LingeringPool
+from scalable_fastapi_system.infra.database.replica import Replica, begin_read_only
 from scalable_fastapi_system.infra.database.urls import async_url, asyncpg_dsn, backend_of, sync_url
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
@@ -81,13 +91,24 @@ class DatabaseManager:
         else:
             self.url = str(settings.database.database_url)
         self.backend = backend_of(self.url)
+        self.replica = self._make_replica()
+
+    def _make_replica(self) -> Replica | None:
+        database = self.settings.database
+        if database.replica_url is None:
+            return None
+        section = database.model_copy(update={"database_url": database.replica_url, "replica_url": None})
+        manager = DatabaseManager(self.settings.model_copy(update={"database": section}))
+        manager.session_info = self.session_info
+        return Replica(manager, retry_seconds=database.replica_retry_seconds)
 
     # -- engines ------------------------------------------------------------------------------------
 
     @cached_property
     def engine(self) -> Engine:
         """The synchronous engine (psycopg, pymysql or sqlite3)."""
-        engine = create_engine(sync_url(self.url), **self._engine_options(pooled=True, asynchronous=False))
+        options = engine_options(self.settings.database, self.backend, pooled=True, asynchronous=False)
+        engine = create_engine(sync_url(self.url), **options)
         self._prepare_engine(engine)
         return engine
 
@@ -109,69 +130,17 @@ class DatabaseManager:
         return self._make_async_engine(pooled=False)
 
     def _make_async_engine(self, *, pooled: bool) -> AsyncEngine:
-        engine = create_async_engine(
-            async_url(self.url), **self._engine_options(pooled=pooled, asynchronous=True)
-        )
+        options = engine_options(self.settings.database, self.backend, pooled=pooled, asynchronous=True)
+        engine = create_async_engine(async_url(self.url), **options)
         self._prepare_engine(engine.sync_engine)
         if pooled and self.backend == "postgresql" and self.settings.database.pool_pre_ping:
             check_before_use(engine)
         return engine
 
-    def _engine_options(self, *, pooled: bool, asynchronous: bool) -> dict[str, Any]:
-        database = self.settings.database
-        options: dict[str, Any] = {"echo": database.echo, "connect_args": self._connect_args(asynchronous)}
-        if self.backend == "sqlite" or not pooled:
-            # A SQLite connection costs less than keeping one consistent across threads and loops.
-            options["poolclass"] = NullPool
-        else:
-            options |= {
-                "pool_size": database.pool_size,
-                "max_overflow": database.max_overflow,
-                # asyncpg's are tested by `check_before_use`
-                "pool_pre_ping": database.pool_pre_ping
-                and not (asynchronous and self.backend == "postgresql"),
-                "pool_recycle": database.pool_recycle,
-                "pool_timeout": database.pool_timeout_seconds,
-                "pool_use_lifo": True,  # lets idle connections age out after a peak
-            }
-            if asynchronous:
-                options["poolclass"] = LingeringPool
-        return options
-
-    def _connect_args(self, asynchronous: bool) -> dict[str, Any]:
-        database = self.settings.database
-        if self.backend == "sqlite":
-            return {"timeout": database.connect_timeout_seconds}
-        if self.backend == "mysql":
-            return {"connect_timeout": max(1, round(database.connect_timeout_seconds))}
-        timeout_ms = str(round(database.statement_timeout_seconds * 1000))
-        if not asynchronous:
-            arguments: dict[str, Any] = {"connect_timeout": max(1, round(database.connect_timeout_seconds))}
-            if database.prepared_statements:
-                # PgBouncer refuses start-up options it does not know; there the server's role sets the timeout.
-                arguments["options"] = f"-c statement_timeout={timeout_ms}"
-            else:
-                arguments["prepare_threshold"] = None
-            return arguments
-        arguments = {
-            "timeout": database.connect_timeout_seconds,
-            "command_timeout": database.statement_timeout_seconds,
-        }
-        if database.prepared_statements:
-            arguments["server_settings"] = {"statement_timeout": timeout_ms, "jit": "off"}
-        else:
-            # Names must be unique across the clients that share a server, and nothing may be remembered.
-            arguments |= {
-                "statement_cache_size": 0,
-                "prepared_statement_cache_size": 0,
-                "prepared_statement_name_func": _unique_statement_name,
-            }
-        return arguments
-
     def _prepare_engine(self, engine: Engine) -> None:
         watch_statements(engine, slow_seconds=self.settings.database.slow_query_seconds)
         if self.backend == "sqlite":
-            event.listen(engine, "connect", _configure_sqlite)
+            prepare_sqlite(engine)
 
     # -- sessions -----------------------------------------------------------------------------------
 
@@ -194,25 +163,75 @@ class DatabaseManager:
         """One transaction: committed when the block ends, rolled back when it raises.
 
         The commit is done when the block has been left, so what follows may promise it. Raises
-        ServiceUnavailableException where the database cannot be reached or has no connection free.
+        ServiceUnavailableException where the database cannot be reached, has no connection free or takes no writes.
         """
         async with self.AsyncSessionLocal() as session:
-            try:
+            async with self._undone_by_errors(session):
                 yield session
                 await session.commit()
-            except (PoolTimeoutError, OSError, DBAPIError) as error:
-                await _quietly(session.rollback())
-                if is_unavailable(error):
-                    raise ServiceUnavailableException(
-                        "The database cannot be reached at the moment"
-                    ) from error
-                raise
-            except BaseException:
-                await _quietly(session.rollback())
-                raise
             hooks: list[AfterCommit] = session.info.pop(_HOOKS, [])
         for hook in hooks:
             await hook()
+
+    @contextlib.asynccontextmanager
+    async def read_session(self) -> AsyncIterator[AsyncSession]:
+        """A session that only reads, on the replica where the settings name one.
+
+        What it reads may be behind: for lists, searches and reports, never for what decides a write or must show what
+        its caller has just stored. Where the replica cannot be reached, it is one on the primary. The database refuses
+        writes on either. Raises ServiceUnavailableException where neither is there, or where the server is lost within
+        the block.
+        """
+        session = await self._replica_session()
+        is_replica = session is not None
+        if session is None:
+            session = self.AsyncSessionLocal()
+        async with session, self._undone_by_errors(session, is_reading=True):
+            if not is_replica:
+                await begin_read_only(session, self.backend, is_replica=False)
+            yield session
+
+    async def _replica_session(self) -> AsyncSession | None:
+        """A session that has its connection to the replica; None where the replica is away, or there is none."""
+        replica = self.replica
+        if replica is None or not replica.is_worth_trying():
+            return None
+        session = replica.database.AsyncSessionLocal()
+        try:
+            await begin_read_only(session, replica.database.backend, is_replica=True)
+        except (OSError, DBAPIError) as error:
+            await _quietly(session.close())
+            if not is_unavailable(error):
+                raise
+            replica.failed(error)
+            return None
+        except PoolTimeoutError as error:
+            # Not an outage but too much load, which would only take the primary down as well.
+            raise ServiceUnavailableException("The read replica has no connection free") from error
+        except BaseException:
+            await _quietly(session.close())
+            raise
+        replica.worked()
+        return session
+
+    @contextlib.asynccontextmanager
+    async def _undone_by_errors(
+        self, session: AsyncSession, *, is_reading: bool = False
+    ) -> AsyncIterator[None]:
+        try:
+            yield
+        except (PoolTimeoutError, OSError, DBAPIError) as error:
+            await _quietly(session.rollback())
+            if is_read_only(error):
+                if is_reading:
+                    raise  # a write where none belongs
+                await self.forget_connections()
+            if is_unavailable(error):
+                raise ServiceUnavailableException("The database cannot be reached at the moment") from error
+            raise
+        except BaseException:
+            await _quietly(session.rollback())
+            raise
 
     # -- straight to the driver ---------------------------------------------------------------------
 
@@ -238,18 +257,15 @@ class DatabaseManager:
         import asyncpg
 
         database = self.settings.database
-        arguments = self._connect_args(asynchronous=True)
-        for name in ("prepared_statement_cache_size", "prepared_statement_name_func"):  # SQLAlchemy's own
-            arguments.pop(name, None)
         is_home = asyncio.get_running_loop() is self._home_loop
         return asyncpg.create_pool(
             asyncpg_dsn(self.url),
             min_size=min(2, database.read_pool_size) if is_home else 0,
             max_size=database.read_pool_size,
             max_inactive_connection_lifetime=float(max(database.pool_recycle, 0)),
-            init=_prepare_asyncpg,
-            reset=_keep_session,
-            **arguments,
+            init=prepare_asyncpg,
+            reset=keep_session,
+            **asyncpg_arguments(database),
         )
 
     # -- life ---------------------------------------------------------------------------------------
@@ -257,22 +273,33 @@ class DatabaseManager:
     async def start(self) -> None:
         """Makes the running loop the one whose connections are pooled."""
         self._home_loop = asyncio.get_running_loop()
+        if self.replica is not None:
+            await self.replica.database.start()
         await asyncio.to_thread(self.ensure_schema)
 
     async def stop(self) -> None:
         """Closes every pooled connection. The manager can be started again."""
+        if self.replica is not None:
+            await self.replica.database.stop()
         for name in ("_pooled_engine", "_unpooled_engine"):
             engine: AsyncEngine | None = self.__dict__.pop(name, None)
             if engine is not None:
                 await engine.dispose()
         pool = self._asyncpg_pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
-            await _close_pool(pool)
+            await close_pool(pool)
         self.__dict__.pop("_session_factory", None)
         sync_engine: Engine | None = self.__dict__.pop("engine", None)
         if sync_engine is not None:
             sync_engine.dispose()
         self._home_loop = None
+
+    async def forget_connections(self) -> None:
+        """Has every connection of the running loop's pools opened anew: those there are lead to the wrong server."""
+        await self.async_engine.dispose()
+        pool = self._asyncpg_pools.get(asyncio.get_running_loop())
+        if pool is not None:
+            await pool.expire_connections()
 
     def ensure_schema(self) -> None:
         """Brings a temporary database to the newest schema, once. Any other is migrated by `migrate`."""
@@ -310,9 +337,14 @@ class DatabaseManager:
         return {"size": pool.kept, "checked_out": pool.checkedout(), "overflow": overflow}
 
     def pool_usage(self) -> list[PoolUsage]:
-        """Both pools of the service's own loop, opened yet or not: `sessions` and, on PostgreSQL, `reads`."""
+        """The pools of the service's own loop, opened yet or not: `sessions` and, on PostgreSQL, `reads`.
+
+        Those of a replica have `replica_` before their names.
+        """
+        replica = self.replica.database.pool_usage() if self.replica is not None else []
+        replica = [dataclasses.replace(usage, name=f"replica_{usage.name}") for usage in replica]
         if self.backend == "sqlite":
-            return []
+            return replica
         database = self.settings.database
         engine: AsyncEngine | None = self.__dict__.get("_pooled_engine")
         sessions: Any = engine.pool if engine is not None else None
@@ -329,65 +361,7 @@ class DatabaseManager:
             idle = pool.get_idle_size() if pool is not None else 0
             in_use = pool.get_size() - idle if pool is not None else 0
             usages.append(PoolUsage("reads", in_use=in_use, idle=idle, limit=database.read_pool_size))
-        return usages
-
-
-def is_unavailable(error: BaseException) -> bool:
-    """Whether this means that the database is away or full, rather than that the statement was wrong."""
-    if isinstance(error, PoolTimeoutError | OSError):
-        return True
-    if not isinstance(error, DBAPIError):
-        return False
-    if error.connection_invalidated:
-        return True
-    original: Any = error.orig
-    cause: Any = getattr(original, "__cause__", None) or original
-    if isinstance(cause, OSError):
-        return True
-    state = str(getattr(cause, "sqlstate", None) or "")
-    # 08 connection, 25006 a primary that became a standby, 53 no resources, 57P going down or starting
-    if state.startswith(("08", "53", "57P")) or state == "25006":
-        return True
-    return isinstance(error, OperationalError) and not state and "locked" in str(cause).lower()
-
-
-async def _prepare_asyncpg(connection: Any) -> None:
-    import orjson
-
-    for kind in ("json", "jsonb"):
-        await connection.set_type_codec(
-            kind,
-            schema="pg_catalog",
-            encoder=lambda value: orjson.dumps(value).decode(),
-            decoder=orjson.loads,
-        )
-
-
-async def _keep_session(_connection: Any) -> None:
-    """In place of asyncpg's reset on release, a round trip that undoes what nothing here does."""
-
-
-async def _close_pool(pool: Any, *, timeout_seconds: float = 5.0) -> None:
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            await pool.close()
-    except TimeoutError:
-        pool.terminate()
-
-
-def _unique_statement_name() -> str:
-    import uuid
-
-    return f"__asyncpg_{uuid.uuid4().hex}__"
-
-
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for one another
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA busy_timeout=5000")
-    cursor.close()
+        return usages + replica
 
 
 async def _quietly(rollback: Awaitable[None]) -> None:

@@ -44,6 +44,14 @@ class DatabaseSettings(_Section):
         "file is a temporary database that goes with the process.",
     )
     replica_url: Url | None = Field(None, description="A read replica for reads that may lag behind.")
+    replica_retry_seconds: float = Field(
+        5.0, gt=0, description="How long reads go to the primary before a replica that failed is tried again."
+    )
+    migration_lock_timeout_seconds: float = Field(
+        3.0,
+        gt=0,
+        description="A migration waits so long for a table's lock, then steps aside and tries again (PostgreSQL).",
+    )
     pool_size: int = Field(10, ge=1, le=500, description="Connections kept open per process.")
     max_overflow: int = Field(
         10, ge=0, le=500, description="Further connections under load, closed half a minute after."
@@ -204,14 +212,25 @@ class APISettings(_Section):
         1_048_576, ge=1024, description="Largest request body, where a route sets no other."
     )
     max_concurrent_requests: int = Field(
-        512, ge=1, description="Requests at work in one process; more are answered 503 at once."
+        512,
+        ge=1,
+        description="Requests at work in one process; more are answered 503 at once. One that waits for a slow client "
+        "does not count.",
     )
     request_timeout_seconds: float = Field(
         60.0, gt=0, description="A request that takes longer is ended with 503."
     )
     keep_alive_seconds: int = Field(75, ge=1, description="Idle connections are kept this long.")
     slow_client_seconds: float = Field(
-        10.0, gt=0, description="A client that stalls longer in its request is cut off."
+        10.0,
+        gt=0,
+        description="A client that stalls in sending its request or in reading its answer is cut off within this.",
+    )
+    slow_client_bytes_per_second: int = Field(
+        240, ge=1, description="A client slower than this, in sending or in reading, stalls."
+    )
+    max_head_bytes: int = Field(
+        65_536, ge=8192, description="Largest head of a request: its first line and its headers."
     )
     slow_request_seconds: float = Field(
         1.0, gt=0, description="Requests slower than this are logged as warnings."

@@ -1,0 +1,49 @@
+"""Which errors mean that the database is away, full or no longer the one to write to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+# 08 connection, 25006 a primary that became a standby, 53 no resources, 57P going down or starting
+_SQLSTATES = ("08", "25006", "53", "57P")
+# MySQL and MariaDB: too many connections, going down, read only (twice), cannot connect (twice), gone, lost
+_MYSQL_CODES = frozenset({1040, 1053, 1290, 1836, 2002, 2003, 2006, 2013})
+_MYSQL_READ_ONLY = frozenset({1290, 1836})
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether this means that the database is away or full, rather than that the statement was wrong."""
+    if isinstance(error, PoolTimeoutError | OSError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    cause = _cause_of(error)
+    if isinstance(cause, OSError):
+        return True
+    state = str(getattr(cause, "sqlstate", None) or "")
+    if state.startswith(_SQLSTATES) or _mysql_code(error) in _MYSQL_CODES:
+        return True
+    return isinstance(error, OperationalError) and not state and "locked" in str(cause).lower()
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether the server takes no writes: after a failover the pool still holds connections to the old primary."""
+    if isinstance(error, DBAPIError):
+        state = getattr(_cause_of(error), "sqlstate", None)
+        return state == "25006" or _mysql_code(error) in _MYSQL_READ_ONLY
+    return getattr(error, "sqlstate", None) == "25006"
+
+
+def _cause_of(error: DBAPIError) -> Any:
+    original: Any = error.orig
+    return getattr(original, "__cause__", None) or original
+
+
+def _mysql_code(error: DBAPIError) -> int | None:
+    code = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    return code if isinstance(code, int) else None
