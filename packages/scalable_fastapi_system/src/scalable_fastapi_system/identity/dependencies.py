@@ -18,7 +18,13 @@ from starlette.requests import HTTPConnection
 
 from scalable_fastapi_system.identity.audit import Client
 from scalable_fastapi_system.identity.models import ROLE_ADMIN
-from scalable_fastapi_system.identity.principal import ACCOUNT_MANAGE, ADMIN_PREFIX, Principal, known_scopes
+from scalable_fastapi_system.identity.principal import (
+    ACCOUNT_MANAGE,
+    ADMIN_PREFIX,
+    Principal,
+    grantable_scopes,
+    known_scopes,
+)
 from scalable_fastapi_system.identity.runtime import Identity
 from scalable_fastapi_system.kit.errors import AuthenticationException, AuthorizationException
 from scalable_fastapi_system.web.envelope import request_id_of
@@ -130,7 +136,7 @@ OptionalUser = Annotated[Principal | None, Depends(get_optional_user)]
 
 
 def describe_api_keys(schema: dict[str, Any]) -> None:
-    """Writes into an OpenAPI document that an API key may stand wherever a bearer token may."""
+    """Writes into an OpenAPI document that an API key may stand wherever a bearer token may, and what it may do."""
     schemes = schema.get("components", {}).get("securitySchemes", {})
     if BEARER_SCHEME not in schemes:
         return
@@ -140,6 +146,9 @@ def describe_api_keys(schema: dict[str, Any]) -> None:
         "name": "X-API-Key",
         "description": "A key of /api-keys. It may do what its scopes name.",
     }
+    wanted = schema.get("components", {}).get("schemas", {}).get("ApiKeyCreate")
+    if wanted is not None:
+        wanted["properties"]["scopes"]["items"]["enum"] = grantable_scopes()
     for operations in schema.get("paths", {}).values():
         for operation in operations.values():
             security: list[dict[str, list[str]]] = operation.get("security", [])

@@ -43,6 +43,12 @@ def known_scopes() -> dict[str, str]:
     return dict(_catalogue)
 
 
+def grantable_scopes() -> list[str]:
+    """Everything that an API key may be given, sorted: the declared scopes, `things:*` of each kind, `*`."""
+    kinds = {f"{scope.partition(':')[0]}:*" for scope in _catalogue}
+    return sorted(scope for scope in {*_catalogue, *kinds, EVERYTHING} if is_grantable(scope))
+
+
 def is_grantable(scope: str) -> bool:
     """Whether an API key may be given this: a declared scope, all of one kind of thing (`things:*`), or `*`."""
     if scope == EVERYTHING:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from scalable_fastapi_system.identity.models import MAX_EMAIL_LENGTH, MAX_USERNAME_LENGTH
 from scalable_fastapi_system.identity.password_policy import MAX_LENGTH, MIN_LENGTH, password_problem
@@ -104,7 +105,8 @@ class UserCreate(_Input):
 class UserUpdate(_Input):
     """What users may change about themselves. Left out: unchanged."""
 
-    email: Email | None = Field(None, description="The new address.")
+    # None is what the code sees where it is left out; a client cannot send it.
+    email: Email | SkipJsonSchema[None] = Field(None, description="The new address.")
 
     @field_validator("email")
     @classmethod
@@ -141,10 +143,11 @@ class Credentials(_Input):
 class CredentialsForm(Credentials):
     """A sign-in as OAuth 2 password forms send it; the further members are theirs and are not used."""
 
-    grant_type: Literal["password"] | None = None
+    # A form has no null: what is left out is None here.
+    grant_type: Literal["password"] | SkipJsonSchema[None] = None
     scope: str = ""
-    client_id: str | None = None
-    client_secret: str | None = Field(None, repr=False)
+    client_id: str | SkipJsonSchema[None] = None
+    client_secret: str | SkipJsonSchema[None] = Field(None, repr=False)
 
 
 class TokenPair(BaseModel):
@@ -169,7 +172,7 @@ class LogoutRequest(_Input):
     refresh_token: str | None = Field(
         None, min_length=1, max_length=8192, repr=False, description="In place of an access token."
     )
-    everywhere: bool = Field(False, description="End all sign-ins of the user.")
+    everywhere: bool = Field(False, strict=True, description="End all sign-ins of the user.")
 
 
 class SessionOut(BaseModel):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from scalable_fastapi_system.identity.principal import is_grantable
 
@@ -19,6 +19,16 @@ def _printable(name: str) -> str:
     if not name.isprintable():
         raise ValueError("Name can only contain printable characters")
     return name
+
+
+def _not_a_truth_value(number: Any) -> Any:
+    # Pydantic takes true for 1, which JSON does not. Its strict mode would refuse 1.0 too, which JSON Schema takes for 1.
+    if isinstance(number, bool):
+        raise ValueError("Input should be a valid integer")
+    return number
+
+
+Whole = Annotated[int, BeforeValidator(_not_a_truth_value)]
 
 
 def _known(scope: str) -> str:
@@ -40,7 +50,7 @@ class ApiKeyCreate(BaseModel):
         max_length=_MAX_SCOPES,
         description="What it may do: `things:read`, `things:*`, or `*` for all that you may do.",
     )
-    expires_in_days: int | None = Field(
+    expires_in_days: Whole | None = Field(
         365, ge=1, le=_MAX_DAYS, description="Null: it does not expire. Better rotate it."
     )
 
@@ -50,7 +60,7 @@ class ApiKeyRotate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    overlap_seconds: int = Field(
+    overlap_seconds: Whole = Field(
         _DAY_SECONDS, ge=0, le=30 * _DAY_SECONDS, description="Both keys are good for this long."
     )
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import orjson
@@ -36,7 +36,7 @@ from scalable_fastapi_system.jobs.store.deliveries import (
 )
 from scalable_fastapi_system.jobs.tables import jobs, webhook_deliveries, webhook_endpoints
 from scalable_fastapi_system.kit.clock import utc_now
-from scalable_fastapi_system.kit.errors import NotFoundException, ValidationException
+from scalable_fastapi_system.kit.errors import ConflictException, NotFoundException, ValidationException
 from scalable_fastapi_system.kit.ids import new_id
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix that Standard Webhooks gives to secrets
@@ -44,6 +44,9 @@ _SECRET_BYTES = 32
 ROTATION_OVERLAP = timedelta(hours=24)
 MAX_ENDPOINTS = 10
 MAX_URL_LENGTH = 2000
+_HOST_AND_PATH = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?([/?]([A-Za-z0-9._~:/?@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)?"
+# A name in ASCII or an IPv4 address; no credentials before it. OpenAPI shows it to clients.
+URL_PATTERN = f"^https://{_HOST_AND_PATH}$"
 _MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 _MAX_ERROR_CHARACTERS = 500
 
@@ -55,15 +58,15 @@ async def add_endpoint(
     session: AsyncSession, *, owner_id: int, url: str, kinds: Sequence[str], allow_plain_http: bool
 ) -> tuple[dict[str, Any], str]:
     """An owner's new endpoint and its secret, which is shown this once. `kinds`: of these jobs only; none: of all."""
-    parts = urlsplit(url)
-    schemes = {"https", "http"} if allow_plain_http else {"https"}
-    if parts.scheme not in schemes or not parts.hostname or parts.username or len(url) > MAX_URL_LENGTH:
+    scheme = "https?" if allow_plain_http else "https"
+    if len(url) > MAX_URL_LENGTH or re.fullmatch(f"{scheme}://{_HOST_AND_PATH}", url) is None:
         raise ValidationException(
-            f"A webhook's address begins with {' or '.join(sorted(schemes))}:// and holds no credentials",
+            f"A webhook's address begins with {'http:// or ' if allow_plain_http else ''}https://, names its host "
+            "in ASCII and holds no credentials",
             field="url",
         )
     if len(await list_endpoints(session, owner_id=owner_id)) >= MAX_ENDPOINTS:
-        raise ValidationException(f"There can be {MAX_ENDPOINTS} webhooks at the most")
+        raise ConflictException(f"There are {MAX_ENDPOINTS} webhooks already: delete one first")
     secret = _new_secret()
     row = {
         "id": new_id(),

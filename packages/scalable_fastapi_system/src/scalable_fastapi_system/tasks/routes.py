@@ -114,14 +114,14 @@ async def list_tasks(
     )
 
 
-@router.get("/tasks/{task_id}", response_model=Envelope[TaskOut], responses=_NOT_FOUND)
+@router.get("/tasks/{task_id:uuid}", response_model=Envelope[TaskOut], responses=_NOT_FOUND)
 async def get_task(request: Request, task_id: UUID, principal: Reader, session: Transaction) -> Response:
     """A task: how far it is, and what came of it."""
     job = await service.find(session, job_id=task_id, owner=_owner(principal))
     return respond(request, task_of(job, is_admin=principal.is_admin))
 
 
-@router.get("/tasks/{task_id}/attempts", response_model=Envelope[list[AttemptOut]], responses=_NOT_FOUND)
+@router.get("/tasks/{task_id:uuid}/attempts", response_model=Envelope[list[AttemptOut]], responses=_NOT_FOUND)
 async def list_task_attempts(
     request: Request, task_id: UUID, principal: Reader, session: Transaction
 ) -> Response:
@@ -142,7 +142,7 @@ async def list_task_attempts(
     )
 
 
-@router.get("/tasks/{task_id}/reason", response_model=Envelope[TaskReason], responses=_NOT_FOUND)
+@router.get("/tasks/{task_id:uuid}/reason", response_model=Envelope[TaskReason], responses=_NOT_FOUND)
 async def get_task_reason(
     request: Request, task_id: UUID, principal: Reader, session: Transaction
 ) -> Response:
@@ -154,7 +154,7 @@ async def get_task_reason(
 
 
 @router.get(
-    "/tasks/{task_id}/events",
+    "/tasks/{task_id:uuid}/events",
     response_class=Response,
     responses={
         **_NOT_FOUND,
@@ -178,7 +178,7 @@ async def follow_task(
     )
 
 
-@router.post("/tasks/{task_id}/cancel", response_model=Envelope[TaskChange], responses=_NOT_FOUND)
+@router.post("/tasks/{task_id:uuid}/cancel", response_model=Envelope[TaskChange], responses=_NOT_FOUND)
 async def cancel_task(request: Request, task_id: UUID, principal: Writer, session: Transaction) -> Response:
     """Cancels a waiting task at once; a running one is told to stop within two seconds."""
     change = await service.cancel(session, job_id=task_id, owner=_owner(principal))
@@ -189,7 +189,7 @@ async def cancel_task(request: Request, task_id: UUID, principal: Writer, sessio
 
 
 @router.post(
-    "/tasks/{task_id}/retry",
+    "/tasks/{task_id:uuid}/retry",
     response_model=Envelope[TaskChange],
     responses={**_NOT_FOUND, 409: {"description": "It succeeded, or still runs"}},
 )

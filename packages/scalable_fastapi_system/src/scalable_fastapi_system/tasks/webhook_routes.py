@@ -16,6 +16,7 @@ from scalable_fastapi_system.jobs import webhooks
 from scalable_fastapi_system.jobs.enqueueing import client_of
 from scalable_fastapi_system.web.dependencies import App, Transaction
 from scalable_fastapi_system.web.envelope import Envelope, respond
+from scalable_fastapi_system.web.limits import carries_secrets
 
 declare_scopes(
     {
@@ -36,7 +37,12 @@ class WebhookCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(max_length=webhooks.MAX_URL_LENGTH, examples=["https://example.com/hooks/tasks"])
+    url: str = Field(
+        max_length=webhooks.MAX_URL_LENGTH,
+        description="Begins with `https://` and holds no credentials.",
+        examples=["https://example.com/hooks/tasks"],
+        json_schema_extra={"format": "uri", "pattern": webhooks.URL_PATTERN},
+    )
     kinds: list[Annotated[str, Field(max_length=100)]] = Field(default_factory=list, max_length=50)
 
 
@@ -78,7 +84,13 @@ class DeliveryOut(BaseModel):
     last_error: str | None
 
 
-@router.post("", response_model=Envelope[NewWebhook], status_code=201)
+@router.post(
+    "",
+    response_model=Envelope[NewWebhook],
+    status_code=201,
+    responses={409: {"description": "There are as many as one may have"}},
+)
+@carries_secrets
 async def add_webhook(
     request: Request, body: WebhookCreate, principal: Writer, session: Transaction, app: App
 ) -> Response:
@@ -119,6 +131,7 @@ async def enable_webhook(
 
 
 @router.post("/{webhook_id}/rotate", response_model=Envelope[NewSecret], responses=_NOT_FOUND)
+@carries_secrets
 async def rotate_webhook_secret(
     request: Request, webhook_id: UUID, principal: Writer, session: Transaction
 ) -> Response:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from scalable_fastapi_system.kit.errors import APIException, FieldProblem
 from scalable_fastapi_system.web.envelope import request_id_of, to_json
+from scalable_fastapi_system.web.route_table import allowed_methods
 
 MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:scalable-fastapi-system:error:"
@@ -135,7 +136,11 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
     detail = error.detail if isinstance(error.detail, str) else _phrase(error.status_code)
-    return _response(request, status=error.status_code, message=detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and "Allow" in headers:
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        headers["Allow"] = ", ".join(allowed_methods(request.app, path)) or headers["Allow"]
+    return _response(request, status=error.status_code, message=detail, headers=headers)
 
 
 def _response(

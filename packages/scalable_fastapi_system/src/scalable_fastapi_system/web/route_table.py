@@ -27,6 +27,19 @@ from scalable_fastapi_system.web.limits import (
 _UNSET: Any = object()
 
 
+def allowed_methods(app: FastAPI, path: str) -> list[str]:
+    """Every method that some route takes on this path, sorted: the `Allow` of a 405 (RFC 9110 section 15.5.6).
+
+    The router knows only the first route that fits the path, and several may share it.
+    """
+    found: set[str] = set()
+    for context in iter_route_contexts(app.router.routes):
+        pattern = getattr(context, "path_regex", None)
+        if pattern is not None and pattern.match(path) is not None:
+            found.update(context.methods or ())
+    return sorted(found)
+
+
 class RouteFacts:
     """One route as the middleware sees it. `timeout_seconds` is None where there is no limit."""
 

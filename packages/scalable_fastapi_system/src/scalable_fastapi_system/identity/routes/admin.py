@@ -39,7 +39,9 @@ class AccessChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    is_active: bool | None = Field(None, description="False: refused everywhere within the revocation delay.")
+    is_active: bool | None = Field(
+        None, strict=True, description="False: refused everywhere within the revocation delay."
+    )
     role: Literal["user", "admin"] | None = None
 
 
@@ -61,7 +63,11 @@ async def list_users(
     return respond(request, data, next_cursor=page.next_cursor)
 
 
-@router.patch("/users/{user_id}", response_model=Envelope[UserOut])
+@router.patch(
+    "/users/{user_id}",
+    response_model=Envelope[UserOut],
+    responses={409: {"description": "It is your own access"}},
+)
 async def change_access(
     request: Request,
     user_id: UserId,

@@ -34,7 +34,12 @@ router = APIRouter(prefix="/api-keys", tags=["api keys"])
 AccountHolder = Annotated[Principal, requires(ACCOUNT_MANAGE)]
 
 
-@router.post("", response_model=Envelope[NewApiKeyOut], status_code=201)
+@router.post(
+    "",
+    response_model=Envelope[NewApiKeyOut],
+    status_code=201,
+    responses={409: {"description": "There are as many as one may have"}},
+)
 @carries_secrets
 async def create_key(
     request: Request, body: ApiKeyCreate, principal: AccountHolder, identity: App, client: RequestClient
@@ -72,7 +77,12 @@ async def list_keys(
     return respond(request, data, next_cursor=page.next_cursor)
 
 
-@router.post("/{key_id}/rotate", response_model=Envelope[NewApiKeyOut], status_code=201)
+@router.post(
+    "/{key_id}/rotate",
+    response_model=Envelope[NewApiKeyOut],
+    status_code=201,
+    responses={409: {"description": "It has ended or has a successor, or there are as many as one may have"}},
+)
 @carries_secrets
 async def rotate_key(
     request: Request,
