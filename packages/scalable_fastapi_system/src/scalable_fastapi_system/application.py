@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
+from scalable_fastapi_system.identity.authority import authority_of
 from scalable_fastapi_system.identity.dependencies import describe_api_keys
 from scalable_fastapi_system.identity.routes import routers as identity_routers
 from scalable_fastapi_system.identity.runtime import Identity
@@ -30,6 +33,8 @@ from scalable_fastapi_system.tasks.routes import router as tasks_router
 from scalable_fastapi_system.web import files, health, root
 from scalable_fastapi_system.web.dependencies import set_newest_resources
 from scalable_fastapi_system.web.docs import install_docs
+from scalable_fastapi_system.web.idempotency import IdempotencyKeys
+from scalable_fastapi_system.web.idempotency_openapi import describe_idempotency_keys
 from scalable_fastapi_system.web.middleware import PlatformMiddleware
 from scalable_fastapi_system.web.openapi import install_openapi
 from scalable_fastapi_system.web.platform_api import PlatformAPI
@@ -47,6 +52,7 @@ def create_app(settings: Settings | None = None, product: Product | None = None)
     identity = Identity(resources)
     limits = RateLimits(settings, resources.cache.redis) if settings.rate_limit.enabled else None
     metrics = MetricsManager() if settings.metrics.enabled else None
+    keys = IdempotencyKeys(resources.database, settings, partial(authority_of, identity))
 
     def platform(inner: ASGIApp, owner: FastAPI) -> PlatformMiddleware:
         return PlatformMiddleware(
@@ -56,6 +62,7 @@ def create_app(settings: Settings | None = None, product: Product | None = None)
             metrics=metrics,
             admission=limits,
             identify=identity.authenticator.identify,
+            once=keys.around,
         )
 
     app = PlatformAPI(
@@ -90,7 +97,7 @@ def create_app(settings: Settings | None = None, product: Product | None = None)
         _expose_metrics(app, metrics)
     if settings.api.docs_enabled:
         install_docs(app)
-        install_openapi(app, describe_api_keys)
+        install_openapi(app, describe_api_keys, partial(describe_idempotency_keys, app))
     install_error_handlers(app)
     return app
 
@@ -137,4 +144,10 @@ def _expose_metrics(app: FastAPI, metrics: MetricsManager) -> None:
 
     app.state.metrics = metrics
     # It serves what the platform's one middleware pass has measured; its own middleware is not installed.
-    Instrumentator(registry=metrics.registry).expose(app, include_in_schema=True, tags=["health"])
+    Instrumentator(registry=metrics.registry).expose(
+        app,
+        include_in_schema=True,
+        tags=["health"],
+        response_class=PlainTextResponse,
+        summary="What is measured, as Prometheus reads it",
+    )

@@ -6,9 +6,10 @@ returned and before the answer is sent, so a 2xx is only ever sent for what is s
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,6 +18,22 @@ from starlette.requests import HTTPConnection
 
 from scalable_fastapi_system.infra.resources import Resources
 from scalable_fastapi_system.infra.settings import load_settings
+
+# In a request's state: the transaction that its effect and its stored answer share (see web/idempotency.py).
+SHARED_TRANSACTION = "shared_transaction"
+_NO_STATE: dict[str, Any] = {}
+
+
+class SharedTransaction:
+    """A transaction that somebody around the endpoint commits. `is_to_commit`: an endpoint left it as one commits."""
+
+    __slots__ = ("has_failed", "is_to_commit", "session")
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+        self.is_to_commit = False
+        self.has_failed = False
+
 
 _newest: weakref.ref[Resources] | None = None
 _default: Resources | None = None
@@ -62,9 +79,30 @@ async def get_async_db(connection: HTTPConnection = None) -> AsyncIterator[Async
         yield session
 
 
+@contextlib.asynccontextmanager
+async def request_transaction(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
+    """`Transaction` for an endpoint that begins and ends its transaction itself.
+
+    Under an idempotency key it is part of the one in which the answer is stored, and is committed with that.
+    """
+    shared: SharedTransaction | None = connection.scope.get("state", _NO_STATE).get(SHARED_TRANSACTION)
+    if shared is not None:
+        try:
+            yield shared.session
+        except BaseException:
+            shared.has_failed = True
+            raise
+        shared.is_to_commit = True
+        return
+    async with get_resources(connection).database.transaction() as session:
+        yield session
+
+
 async def get_transaction(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
     """A session whose work is committed before the answer is sent, or rolled back with the error."""
-    async with get_resources(connection).database.transaction() as session:
+    is_shared = SHARED_TRANSACTION in connection.scope.get("state", _NO_STATE)
+    database = get_resources(connection).database
+    async with request_transaction(connection) if is_shared else database.transaction() as session:
         yield session
 
 

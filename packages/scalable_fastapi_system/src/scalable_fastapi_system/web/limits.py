@@ -11,6 +11,7 @@ BODY_LIMIT_ATTRIBUTE = "__body_limit_bytes__"
 TIMEOUT_ATTRIBUTE = "__timeout_seconds__"
 POLICY_ATTRIBUTE = "__rate_limit_policy__"
 SECRETS_ATTRIBUTE = "__carries_secrets__"
+IDEMPOTENT_ATTRIBUTE = "__takes_idempotency_keys__"
 
 
 def body_limit(limit_bytes: int) -> Callable[[F], F]:
@@ -29,8 +30,16 @@ def rate_limit(policy: str) -> Callable[[F], F]:
 
 
 def carries_secrets(endpoint: F) -> F:
-    """Keeps this endpoint's answers uncompressed: their length would tell about the secret (BREACH)."""
+    """Keeps this endpoint's answers uncompressed, for their length would tell about the secret (BREACH), and unstored."""
     return _mark(SECRETS_ATTRIBUTE, True)(endpoint)
+
+
+def idempotent(endpoint: F) -> F:
+    """Lets this endpoint take an `Idempotency-Key`, because all that it writes, it writes by `request_transaction`.
+
+    An endpoint that takes `Transaction` needs no mark.
+    """
+    return _mark(IDEMPOTENT_ATTRIBUTE, True)(endpoint)
 
 
 def _mark(attribute: str, value: Any) -> Callable[[F], F]:

@@ -57,6 +57,8 @@ class Admission(Protocol):
 
 
 Identify = Callable[[Scope, bytes | None, bytes | None], None]
+# The application for a request with this idempotency key, which does it once (see web/idempotency.py).
+OnceUnderKey = Callable[[ASGIApp, RouteFacts, bytes], ASGIApp]
 
 
 class PlatformMiddleware:
@@ -71,6 +73,7 @@ class PlatformMiddleware:
         metrics: MetricsManager | None,
         admission: Admission | None = None,
         identify: Identify | None = None,
+        once: OnceUnderKey | None = None,
     ) -> None:
         """
         identify: looks at the raw Authorization and X-API-Key headers and, if it knows the caller without any
@@ -88,6 +91,7 @@ class PlatformMiddleware:
         self._metrics = metrics
         self._admission = admission
         self._identify = identify
+        self._once = once
         api, security = settings.api, settings.security
         self._routes = RouteTable(
             owner, body_limit_bytes=api.max_body_bytes, timeout_seconds=api.request_timeout_seconds
@@ -113,7 +117,7 @@ class PlatformMiddleware:
                 allow_credentials=security.cors_allow_credentials,
                 allow_methods=["*"],
                 allow_headers=["*"],
-                expose_headers=["X-Request-ID", "RateLimit", "RateLimit-Policy", "Retry-After"],
+                expose_headers=["X-Request-ID", "RateLimit", "RateLimit-Policy", "Retry-After", "Idempotency-Replayed"],
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,7 +158,10 @@ class PlatformMiddleware:
             exchange.extra_headers = admitted if isinstance(admitted, list) else await admitted
         if scope["method"] in _BODY_METHODS:
             receive = self._bounded(receive, exchange, facts)
-        if exchange.takes_gzip and not facts.carries_secrets:
+        if exchange.idempotency_key is not None and self._once is not None and scope["method"] == "POST":
+            inner = self._run_endpoint_or_app if self._is_innermost else self._app
+            app = self._once(inner, facts, exchange.idempotency_key)  # not in gzip: who asks again may not take it
+        elif exchange.takes_gzip and not facts.carries_secrets:
             app = self._gzip
         elif exchange.path_params is not None and self._is_innermost:
             app = self._run_endpoint
@@ -306,6 +313,7 @@ class _Exchange:
         "facts",
         "has_origin",
         "host",
+        "idempotency_key",
         "is_body_complete",
         "must_close",
         "path_params",
@@ -327,6 +335,7 @@ class _Exchange:
         self.authorization: bytes | None = None
         self.api_key: bytes | None = None
         self.host = b""
+        self.idempotency_key: bytes | None = None
         self.takes_gzip = False
         self.has_origin = False
         self.is_body_complete = False
@@ -344,6 +353,8 @@ class _Exchange:
                 inbound_id = value.decode("latin-1")
             elif name == b"x-api-key":
                 self.api_key = value
+            elif name == b"idempotency-key":
+                self.idempotency_key = value
             elif name == b"host":
                 self.host = value
             elif name == b"origin":

@@ -33,8 +33,9 @@ from scalable_fastapi_system.identity.schemas import (
 from scalable_fastapi_system.identity.service import accounts, sessions
 from scalable_fastapi_system.identity.tokens import InvalidTokenException, TokenType
 from scalable_fastapi_system.kit.errors import AuthenticationException, AuthorizationException
+from scalable_fastapi_system.web.dependencies import request_transaction
 from scalable_fastapi_system.web.envelope import Envelope, respond
-from scalable_fastapi_system.web.limits import carries_secrets, rate_limit
+from scalable_fastapi_system.web.limits import carries_secrets, idempotent, rate_limit
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 
@@ -74,13 +75,14 @@ async def read_credentials(request: Request) -> Credentials:
     "/register", response_model=RegisterAnswer, responses={400: {"description": "Already registered"}}
 )
 @rate_limit("auth")
+@idempotent
 async def register(request: Request, body: UserCreate, identity: App, client: RequestClient) -> Response:
     """Makes an account. The name and the address must not be taken."""
     if not identity.settings.security.registration_enabled:
         raise AuthorizationException("Registration is closed here")
     # Before the database is asked: whether the name is taken must not show in the time.
     hashed = await identity.security.passwords.hash_in_thread(body.password)
-    async with identity.database.transaction() as session:
+    async with request_transaction(request) as session:
         user = await accounts.register(
             session, username=body.username, email=body.email, hashed_password=hashed, client=client
         )
