@@ -12,6 +12,9 @@ PORT ?= 8000
 WORKERS ?= auto
 ARGS ?=
 MESSAGE ?=
+# Examples of each operation in `make fuzz`, and whether `make openapi` may break clients (BREAKING=yes).
+EXAMPLES ?= 500
+BREAKING ?=
 
 BIN := .venv/bin
 SETUP := .venv/.setup
@@ -48,6 +51,16 @@ test-unit: $(SETUP) ## Run the tests that open no socket
 test-integration: $(SETUP) ## Run the tests on real Postgres and Redis
 	$(BIN)/pytest tests/integration $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(SETUP) ## Try every operation of the API with many examples (EXAMPLES=500)
+	FUZZ_EXAMPLES='$(EXAMPLES)' $(BIN)/pytest tests/integration/api_contract $(ARGS)
+
+.PHONY: coverage
+coverage: $(SETUP) ## Run the tests and say which lines and branches they did not run (WORKERS=auto)
+	$(BIN)/coverage erase
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-report= $(ARGS)
+	$(BIN)/coverage report
+
 .PHONY: bench-jobs
 bench-jobs: .venv-bench/.setup ## Measure the job queue beside arq, saq, taskiq and procrastinate (ARGS="--rounds 1")
 	$(BIN)/python -m tests.bench.jobs $(ARGS)
@@ -57,18 +70,28 @@ bench-jobs: .venv-bench/.setup ## Measure the job queue beside arq, saq, taskiq 
 	@touch $@
 
 .PHONY: check
-check: $(SETUP) ## Check format, lint, types, imports, dashboards, chart
+check: $(SETUP) ## Check format, lint, types, imports, dashboards, API and settings as written down, chart
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict $(SOURCES)
 	$(BIN)/lint-imports
 	$(BIN)/python grafana/generate --check
+	$(BIN)/python -m hack.reference.settings --check
+	$(BIN)/python -m hack.reference.openapi --check
 	PATH="$(CURDIR)/$(BIN):$$PATH" hack/check-chart
 
 .PHONY: format
 format: $(SETUP) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+.PHONY: openapi
+openapi: $(SETUP) ## Write docs/openapi.json; refuses what breaks clients (BREAKING=yes)
+	@$(BIN)/python -m hack.reference.openapi $(if $(BREAKING),--breaking)
+
+.PHONY: settings
+settings: $(SETUP) ## Write docs/settings.md from the Settings models
+	@$(BIN)/python -m hack.reference.settings
 
 .PHONY: lock
 lock: $(SETUP) ## Pin the newest versions that requirements/*.in allow, with hashes
@@ -89,6 +112,16 @@ cluster-down: $(SETUP) ## Remove that cluster and all that it left
 .PHONY: e2e
 e2e: $(SETUP) ## Run the end-to-end tests as a client of a cluster, made for them if there is none
 	@$(BIN)/python hack/cluster e2e $(if $(ARGS),-- $(ARGS))
+
+.PHONY: compose
+compose: ## Start everything with Docker Compose, behind nginx with TLS (HTTPS_PORT=443)
+	@compose/init
+	docker compose --env-file compose/.env up --build --detach --wait
+	@echo "The API answers at https://localhost:$${HTTPS_PORT:-443} (docs/compose.md)"
+
+.PHONY: compose-down
+compose-down: ## Stop what Compose started; its data stays
+	docker compose --env-file compose/.env down
 
 .PHONY: chaos
 chaos: $(SETUP) ## Kill, freeze and cut off real processes in twenty ways; nothing accepted may be lost

@@ -53,6 +53,7 @@ TOOLS = (
     ),
     Tool("kind", "sigs.k8s.io/kind", "0.33.0"),
     Tool("actionlint", "github.com/rhysd/actionlint/cmd/actionlint", "1.7.12"),
+    Tool("oasdiff", "github.com/oasdiff/oasdiff", "1.37.0", "github.com/oasdiff/oasdiff/build.Version"),
     Tool("versitygw", "github.com/versity/versitygw/cmd/versitygw", "1.8.0", "main.Version"),
     *(
         Tool(
