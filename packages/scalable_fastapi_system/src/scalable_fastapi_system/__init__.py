@@ -18,6 +18,7 @@ _HOMES = {
     "APISettings": "infra.settings",
     # stores
     "DatabaseManager": "infra.database",
+    "bulk_insert": "infra.database",
     "CacheManager": "infra.cache",
     "cache_response": "infra.cache",
     # identity
