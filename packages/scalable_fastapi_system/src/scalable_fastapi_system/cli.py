@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import DBAPIError
 
+from scalable_fastapi_system.doctor.command import add_doctor_command
 from scalable_fastapi_system.identity.commands import add_commands as add_identity_commands
 from scalable_fastapi_system.infra.database import DatabaseManager
 from scalable_fastapi_system.infra.database.migrate import Migrator, SchemaStatus
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None, *, product: Product | None = None) -
     product = product or Product()
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if "examine" in arguments:  # the doctor: settings that cannot be read are what it is asked about
+        return int(arguments.examine(arguments, product))
     try:
         settings = load_settings()
         code: int = arguments.run(arguments, settings, product)
@@ -83,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_identity_commands(commands)
     add_job_commands(commands)
+    add_doctor_command(commands)
 
     worker = commands.add_parser("worker", help="run a worker here, until SIGTERM or Ctrl-C")
     worker.set_defaults(run=_worker)
