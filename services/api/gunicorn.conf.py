@@ -5,6 +5,7 @@ than one, the processes share their metrics through files (prometheus_client's m
 """
 
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -31,6 +32,12 @@ loglevel = "warning"
 control_socket_disable = (
     True  # nothing to administer from outside, and a read-only root has no place for a socket
 )
+
+# Each connection is a file. The usual soft limit of 1024 would let some hundred idle clients keep everybody else out.
+_files, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+_wanted_files = 16_384 if _most_files == resource.RLIM_INFINITY else min(16_384, _most_files)
+if _files != resource.RLIM_INFINITY and _files < _wanted_files:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_wanted_files, _most_files))
 
 _metrics_folder: str | None = None
 if workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:

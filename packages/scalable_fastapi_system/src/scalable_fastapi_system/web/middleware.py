@@ -30,9 +30,11 @@ from scalable_fastapi_system.infra.tracing import current_trace_id, tracer_provi
 from scalable_fastapi_system.kit.errors import APIException, ServiceUnavailableException
 from scalable_fastapi_system.kit.ids import is_request_id, new_request_id
 from scalable_fastapi_system.web.client_address import ProxyTrust
+from scalable_fastapi_system.web.hosts import HostRule
 from scalable_fastapi_system.web.problems import problem_response
 from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
+from scalable_fastapi_system.web.slow_body import bounded_body
 
 _log = structlog.get_logger("api.request")
 _request_log = RequestLog("api.request")
@@ -100,15 +102,17 @@ class PlatformMiddleware:
         self._trust = ProxyTrust(security.trusted_proxies)
         self._room = api.max_concurrent_requests
         self._at_work = 0
+        self._waiting = 0  # of those, for their clients: to send the body or to read the answer
         if metrics is not None:
             metrics.watch_in_progress(lambda: self._at_work)
             for method, template in self._routes.prepare():
                 metrics.prepare(method, template)
         self._slow_client_seconds = api.slow_client_seconds
+        self._slow_client_bytes_per_second = api.slow_client_bytes_per_second
         self._slow_request_seconds = api.slow_request_seconds
         self._writes_lines = settings.logging.access_log
         self._silent_paths = frozenset(settings.logging.skip_paths)
-        self._hosts = None if "*" in security.allowed_hosts else _HostRule(security.allowed_hosts)
+        self._hosts = None if "*" in security.allowed_hosts else HostRule(security.allowed_hosts)
         self._cors: ASGIApp | None = None
         if security.cors_origins:
             self._cors = CORSMiddleware(
@@ -117,7 +121,13 @@ class PlatformMiddleware:
                 allow_credentials=security.cors_allow_credentials,
                 allow_methods=["*"],
                 allow_headers=["*"],
-                expose_headers=["X-Request-ID", "RateLimit", "RateLimit-Policy", "Retry-After", "Idempotency-Replayed"],
+                expose_headers=[
+                    "X-Request-ID",
+                    "RateLimit",
+                    "RateLimit-Policy",
+                    "Retry-After",
+                    "Idempotency-Replayed",
+                ],
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,7 +155,7 @@ class PlatformMiddleware:
         facts = exchange.facts
         if self._hosts is not None and not self._hosts.allows(exchange.host) and not facts.is_probe:
             raise APIException("This host is not served here", 400, "UNKNOWN_HOST")
-        if self._at_work > self._room and not facts.is_probe:
+        if self._at_work - self._waiting > self._room and not facts.is_probe:
             if self._metrics is not None:
                 self._metrics.shed.inc()
             raise ServiceUnavailableException(
@@ -156,11 +166,13 @@ class PlatformMiddleware:
         if self._admission is not None and not facts.is_probe:
             admitted = self._admission(scope, facts)
             exchange.extra_headers = admitted if isinstance(admitted, list) else await admitted
-        if scope["method"] in _BODY_METHODS:
+        if scope["method"] in _BODY_METHODS or exchange.has_body:
             receive = self._bounded(receive, exchange, facts)
         if exchange.idempotency_key is not None and self._once is not None and scope["method"] == "POST":
             inner = self._run_endpoint_or_app if self._is_innermost else self._app
-            app = self._once(inner, facts, exchange.idempotency_key)  # not in gzip: who asks again may not take it
+            app = self._once(
+                inner, facts, exchange.idempotency_key
+            )  # not in gzip: who asks again may not take it
         elif exchange.takes_gzip and not facts.carries_secrets:
             app = self._gzip
         elif exchange.path_params is not None and self._is_innermost:
@@ -197,35 +209,21 @@ class PlatformMiddleware:
             await facts.endpoint_app(scope, receive, send)  # type: ignore[misc]
 
     def _bounded(self, receive: Receive, exchange: _Exchange, facts: RouteFacts) -> Receive:
-        """Counts the body as it comes: a declared length may lie, and a chunked body declares none."""
         limit = facts.body_limit_bytes
-        too_large = f"The body is larger than the {limit} bytes allowed here"
         if exchange.content_length > limit:
-            raise HTTPException(413, too_large)
-        patience = self._slow_client_seconds
-        received = 0
+            raise HTTPException(413, f"The body is larger than the {limit} bytes allowed here")
+        return bounded_body(
+            receive,
+            exchange,
+            limit_bytes=limit,
+            patience_seconds=self._slow_client_seconds,
+            bytes_per_second=self._slow_client_bytes_per_second,
+            note_waiting=self.note_waiting,
+        )
 
-        async def bounded() -> Message:
-            nonlocal received
-            if exchange.is_body_complete:
-                return (
-                    await receive()
-                )  # from here on it only tells of the client leaving, which may take long
-            try:
-                async with asyncio.timeout(patience):
-                    message = await receive()
-            except TimeoutError as error:
-                exchange.must_close = True
-                raise HTTPException(408, "The request's body did not arrive in time") from error
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                exchange.is_body_complete = not message.get("more_body", False)
-                if received > limit:
-                    exchange.must_close = True
-                    raise HTTPException(413, too_large)
-            return message
-
-        return bounded
+    def note_waiting(self, change: int) -> None:
+        """Counts requests that wait for their clients: they take no room from those at work."""
+        self._waiting += change
 
     async def _answer_error(
         self, exchange: _Exchange, scope: Scope, receive: Receive, error: Exception
@@ -304,6 +302,7 @@ class _Exchange:
 
     __slots__ = (
         "_headers",
+        "_owner",
         "_send",
         "_wrap",
         "api_key",
@@ -311,6 +310,7 @@ class _Exchange:
         "content_length",
         "extra_headers",
         "facts",
+        "has_body",
         "has_origin",
         "host",
         "idempotency_key",
@@ -327,6 +327,7 @@ class _Exchange:
 
     def __init__(self, owner: PlatformMiddleware, scope: Scope, send: Send) -> None:
         self.started = time.perf_counter()
+        self._owner = owner
         self._send = send
         self._headers = owner._headers
         self.status = 0
@@ -337,6 +338,7 @@ class _Exchange:
         self.host = b""
         self.idempotency_key: bytes | None = None
         self.takes_gzip = False
+        self.has_body = False
         self.has_origin = False
         self.is_body_complete = False
         self.must_close = False
@@ -349,6 +351,9 @@ class _Exchange:
                 self.takes_gzip = b"gzip" in value
             elif name == b"content-length":
                 self.content_length = int(value) if value.isdigit() else 0
+                self.has_body = self.content_length > 0
+            elif name == b"transfer-encoding":
+                self.has_body = True
             elif name == b"x-request-id":
                 inbound_id = value.decode("latin-1")
             elif name == b"x-api-key":
@@ -394,18 +399,9 @@ class _Exchange:
             if self.must_close:
                 headers.append((b"connection", b"close"))
             message["headers"] = headers
-        await self._send(message)
-
-
-class _HostRule:
-    """Which Host headers are served: exact names, or `*.example.com` for what ends in it."""
-
-    def __init__(self, allowed: list[str]) -> None:
-        self._exact = {name.lower().encode() for name in allowed if not name.startswith("*")}
-        self._endings = tuple(name[1:].lower().encode() for name in allowed if name.startswith("*."))
-
-    def allows(self, host: bytes) -> bool:
-        name = host.lower()
-        if not name.endswith(b"]"):  # an IPv6 address without a port ends in its bracket
-            name = name.rpartition(b":")[0] or name
-        return name in self._exact or (bool(self._endings) and name.endswith(self._endings))
+        owner = self._owner
+        owner._waiting += 1
+        try:
+            await self._send(message)
+        finally:
+            owner._waiting -= 1

@@ -1,0 +1,199 @@
+"""uvicorn's HTTP protocol with what it lacks against slow clients: limits for a request's head and for unread answers.
+
+uvicorn waits for ever for the rest of a request's head, and for a client that does not read. Here each connection is
+looked at four times in `API__SLOW_CLIENT_SECONDS`. One that has waited for its client at four looks in a row, for
+
+- the head of a request (also where it trickles in), or the first byte of a new connection,
+- the reading of an answer, at less than `API__SLOW_CLIENT_BYTES_PER_SECOND`,
+- anything sensible at all, after bytes that make up no request,
+
+is cut off: so after three quarters of that time at the earliest, and within it. Looks and not deadlines: they cost a
+request nothing, and a process that was stopped for a while blames nobody. The body of a request is the middleware's
+(`slow_body.py`), because only who reads it knows whether it is waited for. Idle kept-alive connections are uvicorn's.
+
+A process that leaves lets no request meet a closing connection: an idle one is served until its next answer, which says
+`Connection: close`, or for `leave_seconds` at most. uvicorn closes it at once, and what is then under way is reset.
+
+A request that breaks HTTP, or has a head of more than `API__MAX_HEAD_BYTES`, gets the error body that all failures get.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.kit.ids import new_request_id
+from scalable_fastapi_system.web.envelope import to_json
+from scalable_fastapi_system.web.problems import MEDIA_TYPE, problem_body
+from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
+
+LOOKS = 4
+_DISCARD = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time at all: the connection is reset
+HEAD, ANSWER, REST = "head", "answer", "rest"
+_log = structlog.get_logger("api.connection")
+_cut_off = Counter(
+    "http_connections_cut_off_total",
+    "Connections ended because the client was too slow, by what was waited for.",
+    ["waiting_for"],
+)
+for _name in (HEAD, ANSWER, REST):
+    _cut_off.labels(_name)
+
+
+def http_protocol(settings: Settings) -> type[GuardedHttpProtocol]:
+    """The protocol with these settings' limits, for uvicorn's `http=`."""
+    api = settings.api
+    headers = [
+        *security_headers(settings),
+        (b"content-security-policy", API_POLICY.encode()),
+        (b"cache-control", b"no-store"),
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"connection", b"close"),
+    ]
+    limits = {
+        "seconds_between_looks": api.slow_client_seconds / LOOKS,
+        "bytes_between_looks": api.slow_client_bytes_per_second * api.slow_client_seconds / LOOKS,
+        "max_head_bytes": api.max_head_bytes,
+        "refusal_headers": b"".join(name + b": " + value + b"\r\n" for name, value in headers),
+    }
+    return type("ConfiguredHttpProtocol", (GuardedHttpProtocol,), limits)
+
+
+class GuardedHttpProtocol(HttpToolsProtocol):
+    """One connection; see the module. Made ready by `http_protocol`."""
+
+    seconds_between_looks: float
+    bytes_between_looks: float
+    max_head_bytes: int
+    refusal_headers: bytes
+    leave_seconds = 2.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits_for: object = None  # what was waited for at the last look, told apart by identity
+        self._looks = 0
+        self._unsent_bytes = 0
+        self._pause: object = None
+        self._head_bytes = 0
+        self._is_leaving = False
+
+    # -- asyncio's calls ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.seconds_between_looks, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_looks()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._pause = object()
+        super().pause_writing()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        cycle, scope = self.cycle, self.scope
+        if cycle is not None and cycle.scope is scope:
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > self.max_head_bytes and not self.transport.is_closing():
+            self._refuse(431, f"The request's head is larger than the {self.max_head_bytes} bytes allowed")
+
+    # -- uvicorn's calls ------------------------------------------------------------------------------------
+
+    def handle_websocket_upgrade(self) -> None:
+        self._end_looks()  # another protocol takes the connection over
+        super().handle_websocket_upgrade()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self._is_leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        self._is_leaving = True
+        if self.cycle is None or self.cycle.response_started:
+            self.loop.call_later(self.leave_seconds, super().shutdown)
+        else:
+            self.cycle.keep_alive = False
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, msg)
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        self._timer = self.loop.call_later(self.seconds_between_looks, self._look)
+        kind, waits_for = self._find_wait()
+        if waits_for is None or waits_for is not self._waits_for:
+            self._waits_for = waits_for
+            self._looks = 0
+        if waits_for is None:
+            return
+        self._looks += 1
+        if self._looks >= LOOKS:
+            self._waits_for = None
+            self._cut_off(kind)
+
+    def _find_wait(self) -> tuple[str, object]:
+        """What is waited for, and an object that is the same as long as it is the same wait; None for no wait."""
+        cycle, scope = self.cycle, self.scope
+        is_answered = cycle is None or cycle.response_complete
+        unsent = self.transport.get_write_buffer_size()
+        sent = self._unsent_bytes - unsent
+        self._unsent_bytes = unsent
+        if unsent:
+            # Only where nothing is written now, so that the buffer's shrinking tells what the client has read.
+            is_still = self.flow.write_paused or is_answered or self.transport.is_closing()
+            is_slow = is_still and sent < self.bytes_between_looks
+            return ANSWER, (self._pause or self.flow) if is_slow else None
+        if not is_answered or self.transport.is_closing():
+            return REST, None
+        if scope is None or cycle is None or cycle.scope is not scope:
+            return HEAD, self.flow if scope is None else scope
+        # Its last answer is given and no keep-alive time runs: what came since is no beginning of a request.
+        return REST, cycle if self.timeout_keep_alive_task is None else None
+
+    def _cut_off(self, kind: str) -> None:
+        _cut_off.labels(kind).inc()
+        _log.info("cut off a slow client", waiting_for=kind, client=self.client[0] if self.client else None)
+        if kind == ANSWER:
+            # A close would wait for the client to read the rest: here, and then the kernel with its buffers.
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DISCARD)
+            self.transport.abort()
+        elif kind == HEAD and self.scope is not None:
+            self._refuse(408, "The request's head did not arrive in time")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answers what never became a request, and closes; breaks off where another answer is on its way."""
+        if self.pipeline or (
+            self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        ):
+            self.transport.abort()
+            return
+        request_id = new_request_id()
+        body = to_json(problem_body(status=status, message=message, path="", request_id=request_id))
+        lines = [STATUS_LINE[status]]
+        lines += [name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers]
+        lines.append(self.refusal_headers)
+        lines.append(b"x-request-id: %s\r\ncontent-length: %d\r\n\r\n" % (request_id.encode(), len(body)))
+        self.transport.write(b"".join([*lines, body]))
+        self.transport.close()
+
+    def _end_looks(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

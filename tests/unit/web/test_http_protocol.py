@@ -1,0 +1,148 @@
+"""When a connection is cut off: at the fourth look in a row that finds it waiting for its client."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.web.http_protocol import LOOKS, GuardedHttpProtocol, http_protocol
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+SETTINGS = Settings(
+    _env_file=None,
+    api={"slow_client_seconds": 8, "slow_client_bytes_per_second": 100, "max_head_bytes": 8192},
+)
+REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+class Transport(MagicMock):
+    """What the protocol needs of one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.unsent = 0
+        self.written = b""
+        self.is_over = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.is_over
+
+    def close(self) -> None:
+        self.is_over = True
+
+    abort = close
+
+
+async def answer(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+async def protocol() -> GuardedHttpProtocol:
+    made = http_protocol(SETTINGS)(
+        config=Config(answer, lifespan="off", log_config=None),
+        server_state=ServerState(),
+        app_state={},
+        _loop=asyncio.get_running_loop(),
+    )
+    made.connection_made(Transport())
+    return made
+
+
+def looks_until_cut_off(protocol: GuardedHttpProtocol) -> int:
+    for number in range(1, 20):
+        protocol._look()
+        if protocol.transport.is_closing():
+            return number
+    return 0
+
+
+def test_the_looks_are_a_quarter_of_the_time_apart() -> None:
+    made = http_protocol(SETTINGS)
+    assert made.seconds_between_looks * LOOKS == 8
+    assert made.bytes_between_looks * LOOKS == 800
+
+
+@pytest.mark.parametrize("first", [b"", b"GET / HT", REQUEST[:-2], b"\r\n"])
+async def test_a_head_that_does_not_come_is_cut_off_at_the_fourth_look(
+    protocol: GuardedHttpProtocol, first: bytes
+) -> None:
+    protocol.data_received(first)
+    assert looks_until_cut_off(protocol) == LOOKS
+
+
+async def test_a_head_that_trickles_in_is_cut_off_at_the_fourth_look_all_the_same(
+    protocol: GuardedHttpProtocol,
+) -> None:
+    for number in range(LOOKS):
+        protocol.data_received(REQUEST[number : number + 1])
+        assert not protocol.transport.is_closing()
+        protocol._look()
+    # the first byte is one of a head, before it there was nothing: the wait began with the head
+    assert protocol.transport.is_closing()
+    assert protocol.transport.written.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_request_starts_the_count_anew_and_an_idle_connection_is_left_alone(
+    protocol: GuardedHttpProtocol,
+) -> None:
+    for _ in range(LOOKS - 1):
+        protocol._look()
+    protocol.data_received(REQUEST)
+    assert protocol.cycle is not None
+    while not protocol.cycle.response_complete:
+        await asyncio.sleep(0)
+    assert looks_until_cut_off(protocol) == 0
+
+
+async def test_bytes_that_are_no_request_do_not_keep_a_connection(protocol: GuardedHttpProtocol) -> None:
+    protocol.data_received(REQUEST)
+    while not protocol.cycle.response_complete:
+        await asyncio.sleep(0)
+    protocol.data_received(b"\r\n")  # uvicorn ends its keep-alive time at any byte
+    assert looks_until_cut_off(protocol) == LOOKS
+
+
+@pytest.mark.parametrize(("read_per_look", "is_cut_off"), [(0, True), (199, True), (200, False)])
+async def test_a_reader_has_to_keep_up_the_least_rate(
+    protocol: GuardedHttpProtocol, read_per_look: int, is_cut_off: bool
+) -> None:
+    protocol.data_received(REQUEST)
+    while not protocol.cycle.response_complete:
+        await asyncio.sleep(0)
+    protocol.transport.unsent = 50_000
+    cut_off_at = 0
+    for number in range(1, 12):
+        protocol._look()
+        if protocol.transport.is_closing():
+            cut_off_at = number
+            break
+        protocol.transport.unsent -= read_per_look
+    assert cut_off_at == (LOOKS if is_cut_off else 0)
+
+
+async def test_an_endless_head_is_a_431(protocol: GuardedHttpProtocol) -> None:
+    protocol.data_received(b"GET / HTTP/1.1\r\nX-Long: ")
+    protocol.data_received(b"x" * 8000)
+    assert not protocol.transport.is_closing()
+    protocol.data_received(b"x" * 8000)
+    assert protocol.transport.written.startswith(b"HTTP/1.1 431 ")
+    assert protocol.transport.is_closing()
+
+
+async def test_no_look_follows_the_end_of_the_connection(protocol: GuardedHttpProtocol) -> None:
+    timer = protocol._timer
+    assert timer is not None
+    protocol.connection_lost(None)
+    assert timer.cancelled()
