@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
 from scalable_fastapi_system.cli import main
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import JobContext, JobRegistry, JobState, job
@@ -33,6 +35,9 @@ def settings(
 
 @pytest.fixture
 def run(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Run:
+    # The worker of the test logs in this process; what a command prints must stay readable beside it.
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
     def run_command(*words: str) -> tuple[int, str]:
         capsys.readouterr()
         code = main(["jobs", *words])
@@ -43,8 +48,6 @@ def run(settings: Settings, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 async def in_thread(run: Run, *words: str) -> tuple[int, str]:
-    import asyncio
-
     return await asyncio.to_thread(run, *words)
 
 
@@ -89,11 +92,17 @@ async def test_queues_are_paused_and_a_worker_is_drained(
     async with running_lab(settings, registry) as lab:
         worker = await lab.start_worker()
         assert (await in_thread(run, "pause", "default"))[0] == 0
-        await lab.client.enqueue_now(idle)
+        async with asyncio.timeout(20):  # workers hear of it with their next beat
+            while worker.open_queues():
+                await asyncio.sleep(0.01)
+        waiting = await lab.client.enqueue_now(idle)
         _code, text = await in_thread(run, "stats", "--json")
         (queue,) = json.loads(text)
         assert (queue["is_paused"], queue["queued"], queue["workers"]) == (True, 1, 1)
+        _code, text = await in_thread(run, "show", str(waiting.id), "--json")
+        assert json.loads(text)[0]["why"].startswith("queue_paused: ")
         assert (await in_thread(run, "resume", "default"))[0] == 0
+        assert (await lab.ended(waiting.id, timeout_seconds=20)).state is JobState.SUCCEEDED
         assert (await in_thread(run, "drain", "nobody"))[0] == 1
         assert (await in_thread(run, "drain", worker.worker_id))[0] == 0
         await until_ended(lab)
@@ -106,8 +115,6 @@ def test_a_job_that_does_not_exist_is_said_so(run: Run) -> None:
 
 
 async def until_ended(lab: Lab) -> None:
-    import asyncio
-
     (task,) = lab._tasks.values()
     async with asyncio.timeout(10):
         await asyncio.shield(task)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import structlog
 
+from scalable_fastapi_system.infra import idempotency
 from scalable_fastapi_system.jobs import metrics
 from scalable_fastapi_system.jobs.engine import Engine, is_store_away
 from scalable_fastapi_system.jobs.heart import Heart
@@ -144,6 +145,9 @@ class Reconciler:
             count = await engine.store.purge(older_than=timedelta(days=engine.settings.retention_days))
             if count:
                 _log.info("old jobs deleted", count=count)
+            count = await idempotency.purge(engine.resources.database)
+            if count:
+                _log.info("old idempotency keys deleted", count=count)
 
 
 def show_depth(counts: Sequence[QueueCount]) -> None:

@@ -17,15 +17,20 @@ from scalable_fastapi_system.jobs import metrics
 from scalable_fastapi_system.jobs.context import JobContext, SyncJobContext
 from scalable_fastapi_system.jobs.errors import FailJobError, JobLostError, RetryJobError, SnoozeJobError
 from scalable_fastapi_system.jobs.limits import ResultTooLargeError, decode
-from scalable_fastapi_system.jobs.records import Ending, Outcome
+from scalable_fastapi_system.jobs.records import Claim, Ending, Outcome
 from scalable_fastapi_system.jobs.registry import JobHandler
 from scalable_fastapi_system.jobs.running import Running
 from scalable_fastapi_system.kit.clock import utc_now
+from scalable_fastapi_system.kit.errors import ValidationException
 
 if TYPE_CHECKING:
     from scalable_fastapi_system.jobs.engine import Engine
 
 _log = structlog.get_logger("jobs")
+
+# For so long after its enqueue a job whose arguments do not fit waits for a worker of another version; then it fails.
+ROLLOUT_SECONDS = 600.0
+_FIRST_PAUSE_SECONDS = 0.5
 
 
 class _TimedOutError(Exception):
@@ -64,7 +69,12 @@ async def _attempt(engine: Engine, run: Running) -> Ending | None:
         claim.timeout_seconds or handler.timeout_seconds or engine.settings.default_timeout_seconds
     )
     try:
-        arguments = handler.decode_args(claim.args)
+        try:
+            arguments = handler.decode_args(claim.args)
+        except ValidationException as error:
+            if _age_seconds(claim) > ROLLOUT_SECONDS:
+                raise
+            return _left_to_another_version(engine, claim, error)
         context = JobContext(engine, run)
         try:
             async with asyncio.timeout(timeout_seconds) as limit:
@@ -134,6 +144,24 @@ async def _in_thread(function: Callable[..., Any], context: SyncJobContext, argu
     run = contextvars.copy_context().run
     threading.Thread(target=run, args=(main,), name=f"job-{context.kind}", daemon=True).start()
     return await future
+
+
+def _left_to_another_version(engine: Engine, claim: Claim, error: ValidationException) -> Ending:
+    """Arguments that were taken when the job was enqueued and do not fit here belong to another version of the handler.
+
+    While a deploy rolls, one that knows them is there or comes; the pauses grow with the job's age.
+    """
+    message = f"left to another version of the handler: {error.message}"
+    return Ending(
+        claim,
+        Outcome.SNOOZED,
+        error=engine.limits.note("UnknownArguments", message, attempt=claim.attempt),
+        delay_seconds=max(_FIRST_PAUSE_SECONDS, _age_seconds(claim) / 10) * (0.5 + engine.random()),
+    )
+
+
+def _age_seconds(claim: Claim) -> float:
+    return (utc_now() - claim.created_at).total_seconds()
 
 
 def _clear_cancel() -> None:

@@ -200,6 +200,8 @@ async def why_waiting(session: AsyncSession, job: JobRecord) -> Reason | None:
     if job.waits_for > 0:
         return Reason("waits_for_jobs", f"It waits for {job.waits_for} other jobs to end")
     if job.run_at is not None and job.run_at > now:
+        if isinstance(job.error, dict) and job.error.get("type") == "UnknownArguments":
+            return Reason("unknown_arguments", str(job.error.get("message")))
         if job.failures:
             return Reason("backoff", f"Attempt {job.attempt} failed; the next is not before {job.run_at}")
         return Reason("not_due", f"It is not to run before {job.run_at}")
