@@ -1,0 +1,86 @@
+"""A server that leaves: what comes on kept-alive connections is answered, the answer says so, and nothing is reset."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import pytest
+import uvicorn
+from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.web.http_protocol import http_protocol
+from starlette.responses import PlainTextResponse
+
+WITHIN_SECONDS = 60.0
+REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+class Connection:
+    """One raw connection to a server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def get(self) -> bytes:
+        """The head of the answer to one request."""
+        self._writer.write(REQUEST)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        await self._reader.readexactly(2)
+        return head
+
+    async def end(self) -> bytes:
+        """What comes until the server closes."""
+        rest = await self._reader.read()
+        self._writer.close()
+        await self._writer.wait_closed()
+        return rest
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+async def opened(listener: socket.socket) -> Connection:
+    return Connection(*await asyncio.open_connection(*listener.getsockname()))
+
+
+async def until(condition) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("leave_seconds", "is_served"), [(WITHIN_SECONDS, True), (0.0, False)], ids=["in time", "later"]
+)
+async def test_a_leaving_server_serves_kept_alive_connections_once_more(
+    make_settings: Callable[..., Settings],
+    listener: socket.socket,
+    leave_seconds: float,
+    is_served: bool,
+) -> None:
+    protocol = http_protocol(make_settings())
+    protocol.leave_seconds = leave_seconds
+    config = uvicorn.Config(
+        PlainTextResponse("ok"), http=protocol, lifespan="off", log_config=None, timeout_keep_alive=600
+    )
+    server = uvicorn.Server(config)
+    async with asyncio.timeout(WITHIN_SECONDS * 2):
+        serving = asyncio.create_task(server._serve(sockets=[listener]))
+        await until(lambda: server.started)
+        used, never_used = await opened(listener), await opened(listener)
+        assert b"connection: close" not in await used.get()
+        await until(lambda: len(server.server_state.connections) == 2)
+
+        server.should_exit = True
+        if is_served:
+            await until(lambda: not any(one.is_serving() for one in server.servers))
+            for connection in (used, never_used):
+                head = await connection.get()
+                assert head.startswith(b"HTTP/1.1 200 ")
+                assert b"connection: close" in head
+        for connection in (used, never_used):
+            assert await connection.end() == b""
+        await serving
