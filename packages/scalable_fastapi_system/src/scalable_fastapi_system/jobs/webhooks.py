@@ -153,8 +153,13 @@ async def list_deliveries(
 async def replay_delivery(
     session: AsyncSession, *, delivery_id: UUID, endpoint_id: UUID, owner_id: int
 ) -> list[Hint]:
-    """Sends a delivery again, with the same id and body. Hints to push after the commit. Raises NotFoundException."""
-    await find_endpoint(session, endpoint_id=endpoint_id, owner_id=owner_id)
+    """Sends a delivery again, with the same id and body. Hints to push after the commit.
+
+    Raises NotFoundException, and ConflictException where the endpoint is disabled.
+    """
+    endpoint = await find_endpoint(session, endpoint_id=endpoint_id, owner_id=owner_id)
+    if endpoint["disabled_at"] is not None:
+        raise ConflictException("The webhook is disabled: enable it first")
     found = await session.execute(
         select(webhook_deliveries.c.id).where(
             webhook_deliveries.c.id == delivery_id, webhook_deliveries.c.endpoint_id == endpoint_id

@@ -157,7 +157,7 @@ async def list_webhook_deliveries(
     "/{webhook_id}/deliveries/{delivery_id}/replay",
     response_model=Envelope[None],
     status_code=202,
-    responses=_NOT_FOUND,
+    responses={**_NOT_FOUND, 409: {"description": "The webhook is disabled"}},
 )
 async def replay_webhook_delivery(
     request: Request, webhook_id: UUID, delivery_id: UUID, principal: Writer, session: Transaction
