@@ -50,8 +50,8 @@ class ApiKeyCreate(BaseModel):
         max_length=_MAX_SCOPES,
         description="What it may do: `things:read`, `things:*`, or `*` for all that you may do.",
     )
-    expires_in_days: Whole | None = Field(
-        365, ge=1, le=_MAX_DAYS, description="Null: it does not expire. Better rotate it."
+    expires_in_days: Annotated[Whole, Field(ge=1, le=_MAX_DAYS)] | None = Field(
+        365, description="Null: it does not expire. Better rotate it."
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from scalable_fastapi_system.web.openapi_links import describe_links
 from scalable_fastapi_system.web.problems import MEDIA_TYPE, Problem
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
@@ -39,6 +40,7 @@ def install_openapi(app: FastAPI, *describe: Callable[[dict[str, Any]], None]) -
                 servers=app.servers,
             )
             _describe_failures(schema)
+            describe_links(schema)
             for add in describe:
                 add(schema)
             app.openapi_schema = schema
