@@ -56,14 +56,14 @@ class _Direct:
         started = time.perf_counter()
         try:
             try:
-                return await getattr(pool, method)(self._sql, *arguments)
+                return await self._ask(database, pool, method, arguments)
             except asyncpg.DataError:
                 raise  # an interface error too, but the caller's
             except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError):
                 if not self._is_repeatable:
                     raise
                 # A pooled connection that died while it was idle: a read may be asked again on a new one.
-                return await getattr(pool, method)(self._sql, *arguments)
+                return await self._ask(database, pool, method, arguments)
         except asyncpg.DataError:
             raise
         except asyncpg.IntegrityConstraintViolationError as error:
@@ -73,18 +73,23 @@ class _Direct:
             raise ServiceUnavailableException("The database takes no writes at the moment") from error
         except (
             asyncpg.PostgresConnectionError,
-            asyncpg.CannotConnectNowError,
-            asyncpg.AdminShutdownError,
+            asyncpg.OperatorInterventionError,  # starting, going down, crashed; a statement that took too long
+            asyncpg.InsufficientResourcesError,
             asyncpg.InterfaceError,
-            asyncpg.TooManyConnectionsError,
-            OSError,
-            TimeoutError,
+            OSError,  # TimeoutError, too
         ) as error:
             raise ServiceUnavailableException("The database cannot be reached at the moment") from error
         finally:
             note_statement(
                 self._sql, time.perf_counter() - started, database.settings.database.slow_query_seconds
             )
+
+    async def _ask(self, database: DatabaseManager, pool: Any, method: str, arguments: list[Any]) -> Any:
+        if not pool._queue.empty():
+            return await getattr(pool, method)(self._sql, *arguments)
+        # Every connection is at work. A wait has to end, and its clock costs too much to run where there is none.
+        async with pool.acquire(timeout=database.settings.database.pool_timeout_seconds) as connection:
+            return await getattr(connection, method)(self._sql, *arguments)
 
     async def _on_engine(self, database: DatabaseManager, values: dict[str, Any]) -> tuple[list[Row], int]:
         """The rows, and how many the statement touched."""

@@ -107,7 +107,11 @@ class DatabaseManager:
     @cached_property
     def engine(self) -> Engine:
         """The synchronous engine (psycopg, pymysql or sqlite3)."""
-        options = engine_options(self.settings.database, self.backend, pooled=True, asynchronous=False)
+        return self.make_engine(pooled=True)
+
+    def make_engine(self, *, pooled: bool) -> Engine:
+        """A synchronous engine of the caller's own."""
+        options = engine_options(self.settings.database, self.backend, pooled=pooled, asynchronous=False)
         engine = create_engine(sync_url(self.url), **options)
         self._prepare_engine(engine)
         return engine
@@ -239,28 +243,23 @@ class DatabaseManager:
         """asyncpg's own pool on the running loop, for hot reads and for the job engine. PostgreSQL only.
 
         Connections come back without a reset round trip: what runs here leaves no session state behind.
-        Raises ServiceUnavailableException where the database cannot be reached.
+        Opens none yet, so that nothing here fails: a pool that failed to open would have failed for good.
         """
         loop = asyncio.get_running_loop()
         pool = self._asyncpg_pools.get(loop)
         if pool is None:
             pool = self._asyncpg_pools[loop] = self._make_asyncpg_pool()
         if not pool._initialized:  # awaiting an initialised pool is free, asking first is cheaper still
-            try:
-                await pool
-            except OSError as error:
-                self._asyncpg_pools.pop(loop, None)
-                raise ServiceUnavailableException("The database cannot be reached at the moment") from error
+            await pool
         return pool
 
     def _make_asyncpg_pool(self) -> Any:
         import asyncpg
 
         database = self.settings.database
-        is_home = asyncio.get_running_loop() is self._home_loop
         return asyncpg.create_pool(
             asyncpg_dsn(self.url),
-            min_size=min(2, database.read_pool_size) if is_home else 0,
+            min_size=0,
             max_size=database.read_pool_size,
             max_inactive_connection_lifetime=float(max(database.pool_recycle, 0)),
             init=prepare_asyncpg,
