@@ -259,7 +259,7 @@ def _saturation(made: dashboards.Dashboard) -> None:
 
 
 def _limits(made: dashboards.Dashboard) -> None:
-    made.with_row(dashboards.Row("Rate limits"))
+    made.with_row(dashboards.Row("Limits"))
     made.with_panel(
         lines(
             "Refused by rate limits",
@@ -270,6 +270,7 @@ def _limits(made: dashboards.Dashboard) -> None:
                 "{{policy}}",
             ),
             is_stacked=True,
+            span=8,
         )
     )
     made.with_panel(
@@ -282,6 +283,20 @@ def _limits(made: dashboards.Dashboard) -> None:
                 "{{pod}}",
             ),
             links=[to_dashboard("Stores and runtime", "sfs-runtime")],
+            span=8,
+        )
+    )
+    made.with_panel(
+        lines(
+            "Slow clients cut off",
+            "Connections a second that were ended because the client was too slow, by what was waited for. Many at once: an attack, or a network that is down.",
+            units.OpsPerSecond,
+            Query(
+                f"sum by (waiting_for) (rate(http_connections_cut_off_total{selector()}[$__rate_interval]))",
+                "{{waiting_for}}",
+            ),
+            is_stacked=True,
+            span=8,
         )
     )
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from prometheus_client import REGISTRY
+from scalable_fastapi_system.jobs import metrics as job_metrics
 
 from tests.unit.monitoring.promql import metrics_of, queries, rules
+from tests.unit.monitoring.registry import FOREIGN, registered
 
 SCRAPED = {"namespace", "job", "pod", "service", "container", "endpoint", "instance"}
 # Those of kube-state-metrics that are used, with their labels: docs of the project, version 2.
@@ -19,33 +19,12 @@ OUTSIDE = {
     "kube_pod_init_container_status_running": {"container"},
     "kube_job_failed": {"job_name", "condition"},
 }
-SUFFIXES = {
-    "counter": {"_total": set()},
-    "histogram": {"_bucket": {"le"}, "_count": set(), "_sum": set()},
-    "summary": {"_count": set(), "_sum": set()},
-}
 
 
 @pytest.fixture(scope="module")
 def shown() -> dict[str, set[str]]:
     """Name -> labels of everything that API and worker show."""
-    import scalable_fastapi_system.application
-    import scalable_fastapi_system.infra.observation
-    import scalable_fastapi_system.jobs.metrics
-    import scalable_fastapi_system.worker
-    from scalable_fastapi_system.infra.metrics import MetricsManager
-
-    _ = scalable_fastapi_system
-    MetricsManager()
-    found: dict[str, set[str]] = {}
-    for collector in REGISTRY._collector_to_names:
-        labels = set(getattr(collector, "_labelnames", ()))
-        family: Any
-        for family in collector.describe() if hasattr(collector, "describe") else collector.collect():
-            labels |= {label for sample in family.samples for label in sample.labels} - {"le", "quantile"}
-            for suffix, more in SUFFIXES.get(family.type, {"": set()}).items():
-                found[family.name + suffix] = labels | more
-    return found
+    return {name: labels for family in registered() for name, labels in family.samples().items()}
 
 
 def asked() -> list[tuple[str, str]]:
@@ -71,7 +50,7 @@ def test_metrics_that_tell_of_faults_are_all_watched(shown):
     """A metric that was made to tell of a fault and that no rule or panel reads is a fault that nobody sees."""
     used = {name for _, expr in asked() for name, _ in metrics_of(expr)}
     # what the platform itself registers; prometheus_client's own tell of the process and the interpreter
-    ours = {name for name in shown if not name.startswith(("process_", "python_"))}
+    ours = {name for name in shown if not name.startswith(FOREIGN)}
     # the same requests without routes, which the histogram by route gives as well
     unread = ours - used - {"http_request_duration_highr_seconds_bucket"}
     unread -= {
@@ -80,3 +59,13 @@ def test_metrics_that_tell_of_faults_are_all_watched(shown):
         if name.endswith(("_sum", "_count")) and f"{name.rpartition('_')[0]}_bucket" in shown
     }
     assert not unread
+
+
+def test_what_is_counted_of_a_kind_and_a_queue_is_there_before_the_first_attempt():
+    """A rate does not see the value that a series begins with: what begins with its first event hides it."""
+    job_metrics.prepare(["a.kind"], ["a-queue"])
+    for outcome in ("succeeded", "retried", "failed"):
+        labels = {"kind": "a.kind", "outcome": outcome}
+        assert REGISTRY.get_sample_value("jobs_attempts_total", labels) == 0
+    assert REGISTRY.get_sample_value("jobs_run_seconds_count", {"kind": "a.kind"}) == 0
+    assert REGISTRY.get_sample_value("jobs_wait_seconds_count", {"queue": "a-queue"}) == 0

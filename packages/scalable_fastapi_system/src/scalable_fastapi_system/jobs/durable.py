@@ -162,7 +162,7 @@ class DurableWorker(Worker):
         self._helpers: list[asyncio.Task[None]] = []
         self._giving_back: asyncio.Task[None] | None = None
         metrics.slots.set(self.max_jobs)
-        metrics.prepare(self._kinds)
+        metrics.prepare(self._kinds, self.queues)
 
     # -- life ---------------------------------------------------------------------------------------
 

@@ -47,9 +47,12 @@ _ends: dict[tuple[str, str], tuple[Any, Any]] = {}
 _waits: dict[str, Any] = {}
 
 
-def prepare(kinds: Iterable[str]) -> None:
-    """Shows the counters of these kinds before their first attempt: one that appears with its first failure hides it."""
+def prepare(kinds: Iterable[str], queues: Iterable[str]) -> None:
+    """Shows what is counted of these kinds and queues before their first attempt: a rate does not see how a series begins."""
+    for queue in queues:
+        wait_seconds.labels(queue)
     for kind in kinds:
+        run_seconds.labels(kind)
         for outcome in ("succeeded", "retried", "failed"):
             finished.labels(kind, outcome)
 
