@@ -58,8 +58,8 @@ fuzz: $(SETUP) ## Try every operation of the API with many examples (EXAMPLES=50
 .PHONY: coverage
 coverage: $(SETUP) ## Run the tests and say which lines and branches they did not run (WORKERS=auto)
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-report= $(ARGS)
-	$(BIN)/coverage report
+	@status=0; $(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-report= $(ARGS) || status=$$?; \
+		$(BIN)/coverage report || status=$$?; exit $$status
 
 .PHONY: bench-jobs
 bench-jobs: .venv-bench/.setup ## Measure the job queue beside arq, saq, taskiq and procrastinate (ARGS="--rounds 1")
