@@ -28,7 +28,8 @@ def _not_a_truth_value(number: Any) -> Any:
     return number
 
 
-Whole = Annotated[int, BeforeValidator(_not_a_truth_value)]
+# Last, or the bounds would be checked by a function that JSON Schema cannot show.
+_NO_TRUTH_VALUE = BeforeValidator(_not_a_truth_value)
 
 
 def _known(scope: str) -> str:
@@ -50,7 +51,7 @@ class ApiKeyCreate(BaseModel):
         max_length=_MAX_SCOPES,
         description="What it may do: `things:read`, `things:*`, or `*` for all that you may do.",
     )
-    expires_in_days: Annotated[Whole, Field(ge=1, le=_MAX_DAYS)] | None = Field(
+    expires_in_days: Annotated[int, Field(ge=1, le=_MAX_DAYS), _NO_TRUTH_VALUE] | None = Field(
         365, description="Null: it does not expire. Better rotate it."
     )
 
@@ -60,8 +61,8 @@ class ApiKeyRotate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    overlap_seconds: Whole = Field(
-        _DAY_SECONDS, ge=0, le=30 * _DAY_SECONDS, description="Both keys are good for this long."
+    overlap_seconds: Annotated[int, Field(ge=0, le=30 * _DAY_SECONDS), _NO_TRUTH_VALUE] = Field(
+        _DAY_SECONDS, description="Both keys are good for this long."
     )
 
 
