@@ -85,6 +85,7 @@ JOBS__QUEUES: set worker.queues
 JOBS__DRAIN_SECONDS: set worker.shutdown.drainSeconds
 DATABASE__POOL_SIZE: set api.database.poolSize and worker.database.poolSize
 DATABASE__MAX_OVERFLOW: set api.database.maxOverflow and worker.database.maxOverflow
+DATABASE__READ_POOL_SIZE: set api.database.readPoolSize and worker.database.readPoolSize
 DATABASE__DATABASE_URL: set postgres.mode and postgres.external, or put it into secrets.existingSecret
 REDIS__REDIS_URL: set redis.mode and redis.external, or put it into secrets.existingSecret
 SECURITY__SECRET_KEY: set secrets.secretKey, or put it into secrets.existingSecret

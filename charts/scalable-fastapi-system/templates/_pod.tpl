@@ -1,9 +1,9 @@
-{{/* What pods have in common. Every pod passes the `restricted` Pod Security Standard and mounts no token. */}}
+{{/* What pods have in common. Every pod passes the `restricted` Pod Security Standard; none but the doctor's mounts a token. */}}
 
-{{/* Head of a pod's spec. (dict "root" $ "user" 10001 "component" .Values.api) */}}
+{{/* Head of a pod's spec. (dict "root" $ "user" 10001 "component" .Values.api), and "token" true for the one that asks the API server. */}}
 {{- define "sfs.podHead" -}}
 {{- $values := .root.Values -}}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ .token | default false }}
 # Service links would put X_PORT=tcp://… into the environment, which settings are read from.
 enableServiceLinks: false
 securityContext:

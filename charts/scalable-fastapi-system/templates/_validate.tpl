@@ -43,21 +43,29 @@
 {{- end -}}
 
 {{/*
-The connection budget. A process opens at most poolSize + maxOverflow connections, and one for its look at the schema; a
-rollout at full scale has maxReplicas + maxSurge pods. Ten are left for migrations, waiting pods, KEDA, an operator's psql
-and the server's own reserve. Code of yours with synchronous sessions has a second pool: halve the sizes.
+The connection budget, as JSON. A process opens at most poolSize + maxOverflow + readPoolSize connections, one for its look
+at the schema and two for jobs enqueued by themselves; a worker five more for its engine. A rollout at full scale has
+maxReplicas + maxSurge pods. Ten are left for migrations, waiting pods, KEDA, an operator's psql and the server's own
+reserve. Code of yours with synchronous sessions has a second pool: halve the sizes.
 */}}
-{{- define "sfs.connectionProblems" -}}
-{{- $budget := ternary .Values.postgres.maxConnections .Values.postgres.external.maxConnections (eq .Values.postgres.mode "embedded") | int -}}
+{{- define "sfs.connections" -}}
 {{- $apiPods := ternary .Values.api.autoscaling.maxReplicas .Values.api.replicas .Values.api.autoscaling.enabled | int -}}
 {{- $workerPods := ternary .Values.worker.replicas .Values.worker.autoscaling.maxReplicas (eq .Values.worker.autoscaling.type "none") | int -}}
 {{- $apiSurge := include "sfs.surge" (list .Values.api.rollout.maxSurge $apiPods) | int -}}
 {{- $workerSurge := include "sfs.surge" (list .Values.worker.rollout.maxSurge $workerPods) | int -}}
-{{- $apiEach := mul (add .Values.api.database.poolSize .Values.api.database.maxOverflow 1) .Values.api.processes -}}
-{{- $workerEach := add .Values.worker.database.poolSize .Values.worker.database.maxOverflow 1 -}}
-{{- $wanted := add (mul $apiEach (add $apiPods $apiSurge)) (mul $workerEach (add $workerPods $workerSurge)) 10 -}}
+{{- $apiEach := mul (add .Values.api.database.poolSize .Values.api.database.maxOverflow .Values.api.database.readPoolSize 3) .Values.api.processes -}}
+{{- $workerEach := add .Values.worker.database.poolSize .Values.worker.database.maxOverflow .Values.worker.database.readPoolSize 8 -}}
+{{- dict
+      "wanted" (add (mul $apiEach (add $apiPods $apiSurge)) (mul $workerEach (add $workerPods $workerSurge)) 10)
+      "how" (printf "API: %d a pod x %d pods + %d in a rollout; worker: %d a pod x %d pods + %d; 10 in reserve" $apiEach $apiPods $apiSurge $workerEach $workerPods $workerSurge) | toJson -}}
+{{- end -}}
+
+{{- define "sfs.connectionProblems" -}}
+{{- $budget := ternary .Values.postgres.maxConnections .Values.postgres.external.maxConnections (eq .Values.postgres.mode "embedded") | int -}}
+{{- $connections := include "sfs.connections" . | fromJson -}}
+{{- $wanted := int $connections.wanted -}}
 {{- if and (gt $budget 0) (gt $wanted $budget) -}}
-- {{ printf "connections: at full scale the pools could want %d (API: %d a pod x %d pods + %d in a rollout; worker: %d a pod x %d pods + %d; 10 in reserve), but Postgres grants %d. Lower api.database, worker.database or maxReplicas, raise %s, or put PgBouncer between" $wanted $apiEach $apiPods $apiSurge $workerEach $workerPods $workerSurge $budget (ternary "postgres.maxConnections" "postgres.external.maxConnections" (eq .Values.postgres.mode "embedded")) | quote }}
+- {{ printf "connections: at full scale the pools could want %d (%s), but Postgres grants %d. Lower api.database, worker.database or maxReplicas, raise %s, or put PgBouncer between" $wanted $connections.how $budget (ternary "postgres.maxConnections" "postgres.external.maxConnections" (eq .Values.postgres.mode "embedded")) | quote }}
 {{- else -}}
 []
 {{- end -}}

@@ -78,11 +78,14 @@ class Rendered:
             label = f"{item['kind']}/{item['metadata']['name'].removeprefix(NAME)}"
             if item["kind"] == "Pod":
                 yield label, item
+            elif item["kind"] == "CronJob":
+                yield label, item["spec"]["jobTemplate"]["spec"]["template"]
             elif "template" in item.get("spec", {}):
                 yield label, item["spec"]["template"]
 
     def pod(self, kind: str, name: str) -> Object:
-        template: Object = self.one(kind, name)["spec"]["template"]
+        spec = self.one(kind, name)["spec"]
+        template: Object = (spec["jobTemplate"]["spec"] if kind == "CronJob" else spec)["template"]
         return template
 
     def secret(self, name: str) -> dict[str, str]:

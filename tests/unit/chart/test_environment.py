@@ -37,7 +37,7 @@ def test_production_accepts_the_environment(monkeypatch, tmp_path, shape, name):
 def test_the_values_become_settings(monkeypatch, tmp_path):
     values = {
         "api.processes": 3,
-        "postgres.maxConnections": 400,
+        "postgres.maxConnections": 500,
         "api.database": {"poolSize": 4, "maxOverflow": 2},
         "config": {"LOGGING__LEVEL": "WARNING", "RATE_LIMIT__ENABLED": False},
         "api.config": {"API__DOCS_ENABLED": False},

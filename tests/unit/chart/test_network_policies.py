@@ -34,7 +34,7 @@ def selects(selector, labels):
 def test_only_pods_that_need_a_store_reach_it():
     for store in ("postgres", "redis"):
         (rule,) = policy(f"-{store}")["ingress"]
-        assert sorted(components(rule["from"])) == ["api", "migrate", "test", "worker"]
+        assert sorted(components(rule["from"])) == ["api", "doctor", "migrate", "test", "worker"]
         assert rule["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "sfs"
         assert rule["ports"] == [{"port": store, "protocol": "TCP"}]
 
@@ -45,10 +45,10 @@ def test_a_store_calls_nobody():
         assert policy(f"-{store}")["egress"] == []
 
 
-def test_nobody_calls_migrations_and_tests():
+def test_nobody_calls_migrations_tests_and_the_doctor():
     found = policy("-jobs")
     assert found["ingress"] == []
-    assert found["podSelector"]["matchExpressions"][0]["values"] == ["migrate", "test"]
+    assert found["podSelector"]["matchExpressions"][0]["values"] == ["migrate", "doctor", "test"]
 
 
 def test_the_api_is_open_unless_told_otherwise():

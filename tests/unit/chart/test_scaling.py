@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from scalable_fastapi_system.doctor.postgres_checks import PLAIN_CONNECTIONS, WORKER_CONNECTIONS
 from scalable_fastapi_system.jobs.states import JobState
 from scalable_fastapi_system.jobs.tables import jobs
 
@@ -83,14 +84,24 @@ def test_pods_of_helm_test_are_not_counted_as_the_apis():
 
 
 BUDGET = {
-    "api.database": {"poolSize": 5, "maxOverflow": 4},
+    "api.database": {"poolSize": 5, "maxOverflow": 4, "readPoolSize": 3},
     "api.processes": 2,
     "api.autoscaling.maxReplicas": 4,
     "api.rollout.maxSurge": "25%",
-    "worker.database": {"poolSize": 9, "maxOverflow": 0},
+    "worker.database": {"poolSize": 9, "maxOverflow": 0, "readPoolSize": 1},
     "worker.autoscaling.maxReplicas": 2,
 }
-WANTED = (5 + 4 + 1) * 2 * (4 + 1) + (9 + 1) * (2 + 1) + 10
+API_PROCESS = 5 + 4 + 3 + PLAIN_CONNECTIONS
+WORKER = 9 + 0 + 1 + WORKER_CONNECTIONS
+WANTED = API_PROCESS * 2 * (4 + 1) + WORKER * (2 + 1) + 10
+
+
+def test_the_connections_beside_the_pools_are_those_that_the_code_opens():
+    from scalable_fastapi_system.jobs import client
+    from scalable_fastapi_system.jobs.store import postgres
+
+    assert PLAIN_CONNECTIONS == 1 + client._INSERT_POOL_SIZE
+    assert WORKER_CONNECTIONS == PLAIN_CONNECTIONS + postgres._POOL_SIZE + postgres._QUICK_POOL_SIZE
 
 
 def test_pools_that_fit_the_server_exactly_are_accepted():
@@ -109,7 +120,7 @@ def test_the_budget_counts_fixed_pods_where_nothing_scales_them():
         "api.replicas": 1,
         "worker.autoscaling.type": "none",
     }
-    wanted = (5 + 4 + 1) * 2 * (1 + 1) + (9 + 1) * (1 + 1) + 10
+    wanted = API_PROCESS * 2 * (1 + 1) + WORKER * (1 + 1) + 10
     assert render("default", {**values, "postgres.maxConnections": wanted}).objects
     with pytest.raises(RenderError, match="connections"):
         render("default", {**values, "postgres.maxConnections": wanted - 1})

@@ -63,6 +63,12 @@ EXPECTED = {
         "Ingress/-api",
         "HTTPRoute/-api",
         "NetworkPolicy/-egress",
+        "CronJob/-doctor",
+        "ServiceAccount/-doctor",
+        "Role/-doctor",
+        "RoleBinding/-doctor",
+        "ClusterRole/demo-sfs-scalable-fastapi-system-doctor",
+        "ClusterRoleBinding/demo-sfs-scalable-fastapi-system-doctor",
         "ConfigMap/sfs-extra",
         "ConfigMap/-extra-text",
     },
@@ -84,7 +90,7 @@ def test_every_object_carries_the_recommended_labels_and_its_namespace(shape):
         if "-extra" in item["metadata"]["name"]:
             continue
         labels = item["metadata"]["labels"]
-        assert item["metadata"]["namespace"] == "demo"
+        assert item["metadata"].get("namespace") == (None if item["kind"].startswith("Cluster") else "demo")
         assert labels["app.kubernetes.io/name"] == "scalable-fastapi-system"
         assert labels["app.kubernetes.io/instance"] == "sfs"
         assert labels["app.kubernetes.io/managed-by"] == "Helm"

@@ -104,6 +104,7 @@ def another(path, value, base):
         "postgresql://a:b@c/d",
         "redis://a",
         "https://another",
+        "@daily",
         "a" * 40,
     )
     return next(text for text in candidates if text != value and re.search(schema.get("pattern", ""), text))
