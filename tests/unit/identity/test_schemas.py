@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 from scalable_fastapi_system.identity import schemas, schemas_api_keys
+from scalable_fastapi_system.identity.principal import grantable_scopes
 from scalable_fastapi_system.identity.routes.admin import AccessChange
 from scalable_fastapi_system.identity.schemas import Credentials, CredentialsForm, UserCreate, UserUpdate
 
@@ -96,3 +97,22 @@ def test_form_takes_the_members_of_an_oauth_password_grant() -> None:
 def test_lone_surrogate_is_refused_and_not_an_error() -> None:
     with pytest.raises(ValidationError):
         UserCreate.model_validate({**GOOD, "password": "longenough\ud800password"})
+
+
+@pytest.mark.parametrize("number", [True, False, "5", 1.5, 0, 4000])
+def test_number_that_json_or_the_bounds_refuse_is_refused(number: Any) -> None:
+    with pytest.raises(ValidationError):
+        schemas_api_keys.ApiKeyCreate(name="ci", scopes=["*"], expires_in_days=number)
+
+
+def test_number_is_a_whole_one_however_json_writes_it() -> None:
+    for number in (5, 5.0):
+        key = schemas_api_keys.ApiKeyCreate(name="ci", scopes=["*"], expires_in_days=number)
+        assert key.expires_in_days == 5
+
+
+def test_every_scope_that_openapi_lists_can_be_given_to_a_key_and_no_other() -> None:
+    listed = grantable_scopes()
+    assert schemas_api_keys.ApiKeyCreate(name="ci", scopes=listed).scopes == listed
+    assert {"*", "profile:*", "profile:read"} <= set(listed)
+    assert "account:manage" not in listed

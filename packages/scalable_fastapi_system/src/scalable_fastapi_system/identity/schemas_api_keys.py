@@ -21,15 +21,15 @@ def _printable(name: str) -> str:
     return name
 
 
-def _not_a_truth_value(number: Any) -> Any:
-    # Pydantic takes true for 1, which JSON does not. Its strict mode would refuse 1.0 too, which JSON Schema takes for 1.
-    if isinstance(number, bool):
+def _number_of_json(number: Any) -> Any:
+    # Pydantic takes true for 1 and "5" for 5, which JSON does not. Its strict mode would refuse 5.0 too, which is 5 there.
+    if isinstance(number, (bool, str)):
         raise ValueError("Input should be a valid integer")
     return number
 
 
 # Last, or the bounds would be checked by a function that JSON Schema cannot show.
-_NO_TRUTH_VALUE = BeforeValidator(_not_a_truth_value)
+_JSON_NUMBER = BeforeValidator(_number_of_json)
 
 
 def _known(scope: str) -> str:
@@ -51,7 +51,7 @@ class ApiKeyCreate(BaseModel):
         max_length=_MAX_SCOPES,
         description="What it may do: `things:read`, `things:*`, or `*` for all that you may do.",
     )
-    expires_in_days: Annotated[int, Field(ge=1, le=_MAX_DAYS), _NO_TRUTH_VALUE] | None = Field(
+    expires_in_days: Annotated[int, Field(ge=1, le=_MAX_DAYS), _JSON_NUMBER] | None = Field(
         365, description="Null: it does not expire. Better rotate it."
     )
 
@@ -61,7 +61,7 @@ class ApiKeyRotate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    overlap_seconds: Annotated[int, Field(ge=0, le=30 * _DAY_SECONDS), _NO_TRUTH_VALUE] = Field(
+    overlap_seconds: Annotated[int, Field(ge=0, le=30 * _DAY_SECONDS), _JSON_NUMBER] = Field(
         _DAY_SECONDS, description="Both keys are good for this long."
     )
 
