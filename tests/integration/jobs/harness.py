@@ -41,7 +41,7 @@ class Lab:
         worker = DurableWorker(self.resources, **options)
         self.workers.append(worker)
         self._tasks[worker] = asyncio.create_task(worker.serve())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while worker.heart.beat_at == float("-inf"):
                 await asyncio.sleep(0.01)
         return worker
@@ -51,7 +51,7 @@ class Lab:
         self.workers.remove(worker)
         task = self._tasks.pop(worker)
         worker.request_stop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             await task
 
     async def kill_worker(self, worker: DurableWorker) -> None:
@@ -76,12 +76,12 @@ class Lab:
     async def state(self, job_id: UUID) -> JobState:
         return (await self.client.get(job_id)).state
 
-    async def ended(self, job_id: UUID, *, timeout_seconds: float = 10.0) -> JobRecord:
+    async def ended(self, job_id: UUID, *, timeout_seconds: float = 30.0) -> JobRecord:
         """The job once it has ended."""
         return await self.until(job_id, lambda job: job.state.is_terminal, timeout_seconds=timeout_seconds)
 
     async def until(
-        self, job_id: UUID, condition: Callable[[JobRecord], bool], *, timeout_seconds: float = 10.0
+        self, job_id: UUID, condition: Callable[[JobRecord], bool], *, timeout_seconds: float = 30.0
     ) -> JobRecord:
         """The job once a condition holds; fails with its last state."""
         deadline = asyncio.get_running_loop().time() + timeout_seconds

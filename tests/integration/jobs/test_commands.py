@@ -116,7 +116,7 @@ def test_a_job_that_does_not_exist_is_said_so(run: Run) -> None:
 
 async def until_ended(lab: Lab) -> None:
     (task,) = lab._tasks.values()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.shield(task)
     lab.workers.clear()
     lab._tasks.clear()

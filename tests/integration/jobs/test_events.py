@@ -13,7 +13,7 @@ from tests.integration.jobs.harness import Lab
 
 
 async def collect(lab: Lab, job_id: UUID, **options: Any) -> list[JobEvent]:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         return [event async for event in lab.client.events.follow(job_id, **options)]
 
 
@@ -52,7 +52,7 @@ async def test_who_comes_back_gets_what_was_missed_and_nothing_twice(lab: Lab, r
     await lab.start_worker()
     handle = await lab.client.enqueue_now(steps, count=6)
     first: list[JobEvent] = []
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         async for event in lab.client.events.follow(handle.id):
             first.append(event)
             if event.type == "progress" and event.progress["done"] == 1:

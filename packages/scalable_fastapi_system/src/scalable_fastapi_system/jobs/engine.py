@@ -104,7 +104,9 @@ class Engine:
             # A defect of the engine: the lease runs out and the job is taken back.
             _log.exception("job could not be ended", job_id=str(run.claim.job_id))
         finally:
-            self.running.pop(run.claim.job_id, None)
+            # An attempt that was overtaken may end while the next one runs here.
+            if self.running.get(run.claim.job_id) is run:
+                del self.running[run.claim.job_id]
 
     async def drain_endings(self) -> None:
         """Returns when every end handed in has been written."""
