@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, field_validator, model_validator
-from pydantic.json_schema import SkipJsonSchema
 
 from scalable_fastapi_system.identity.models import MAX_EMAIL_LENGTH, MAX_USERNAME_LENGTH
 from scalable_fastapi_system.identity.password_policy import MAX_LENGTH, MIN_LENGTH, password_problem
@@ -27,6 +26,13 @@ _PASSWORD_SCHEMA: dict[str, Any] = {
     "maxLength": MAX_LENGTH,
     "pattern": r"^(?=[\s\S]*[A-Z])(?=[\s\S]*[a-z])(?=[\s\S]*[0-9])[\s\S]{8,}$|^[\s\S]{12,}$",
 }
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    """Takes null out of a member's schema: what is left out is None in the code, and no client may send it."""
+    (schema_of_value,) = (part for part in schema.pop("anyOf") if part != {"type": "null"})
+    schema.update(schema_of_value)
+    schema.pop("default", None)
 
 
 class _Input(BaseModel):
@@ -105,8 +111,7 @@ class UserCreate(_Input):
 class UserUpdate(_Input):
     """What users may change about themselves. Left out: unchanged."""
 
-    # None is what the code sees where it is left out; a client cannot send it.
-    email: Email | SkipJsonSchema[None] = Field(None, description="The new address.")
+    email: Email | None = Field(None, description="The new address.", json_schema_extra=_without_null)
 
     @field_validator("email")
     @classmethod
@@ -133,7 +138,10 @@ class Credentials(_Input):
     """A sign-in. The rules of registration do not apply: what is wrong is answered as wrong, not as invalid."""
 
     username: Annotated[Text, AfterValidator(_has_no_zero)] = Field(
-        min_length=1, max_length=MAX_EMAIL_LENGTH, description="Or the email address."
+        min_length=1,
+        max_length=MAX_EMAIL_LENGTH,
+        description="Or the email address.",
+        json_schema_extra={"pattern": r"^[^\u0000]*$"},
     )
     password: Text = Field(
         min_length=1, max_length=4096, repr=False, json_schema_extra={"format": "password"}
@@ -143,11 +151,10 @@ class Credentials(_Input):
 class CredentialsForm(Credentials):
     """A sign-in as OAuth 2 password forms send it; the further members are theirs and are not used."""
 
-    # A form has no null: what is left out is None here.
-    grant_type: Literal["password"] | SkipJsonSchema[None] = None
+    grant_type: Literal["password"] | None = Field(None, json_schema_extra=_without_null)
     scope: str = ""
-    client_id: str | SkipJsonSchema[None] = None
-    client_secret: str | SkipJsonSchema[None] = Field(None, repr=False)
+    client_id: str | None = Field(None, json_schema_extra=_without_null)
+    client_secret: str | None = Field(None, repr=False, json_schema_extra=_without_null)
 
 
 class TokenPair(BaseModel):

@@ -23,8 +23,8 @@ router = APIRouter(tags=["files"])
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _FAILURES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file", "content": {"application/octet-stream": {}}},
-    206: {"description": "The part that Range asks for", "content": {"application/octet-stream": {}}},
+    200: {"description": "The file, of the type that it was stored with", "content": {"*/*": {}}},
+    206: {"description": "The part that Range asks for", "content": {"*/*": {}}},
     403: {"description": "The link is not one of ours, or has ended"},
     404: {"description": "The file is not there any more"},
     416: {"description": "The file has no such part"},
