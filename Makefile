@@ -70,7 +70,7 @@ bench-jobs: .venv-bench/.setup ## Measure the job queue beside arq, saq, taskiq 
 	@touch $@
 
 .PHONY: check
-check: $(SETUP) ## Check format, lint, types, imports, dashboards, API and settings as written down, chart
+check: $(SETUP) ## Check format, lint, types, imports, dashboards, reference pages, chart, workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict $(SOURCES)
@@ -79,6 +79,7 @@ check: $(SETUP) ## Check format, lint, types, imports, dashboards, API and setti
 	$(BIN)/python -m hack.reference.settings --check
 	$(BIN)/python -m hack.reference.openapi --check
 	PATH="$(CURDIR)/$(BIN):$$PATH" hack/check-chart
+	hack/check-workflows
 
 .PHONY: format
 format: $(SETUP) ## Format the code and mend what ruff can mend
