@@ -150,9 +150,10 @@ def _states(
 def _table(
     canvas: Canvas, area: Rectangle, panel: dict[str, Any], answers: list[list[Series]], _source: Source
 ) -> None:
-    renamed = panel["transformations"][-1]["options"]["renameByName"]
-    keys = [name for name in renamed if not name.startswith("Value")]
-    headings = list(renamed.values())
+    options = panel["transformations"][-1]["options"]
+    names = sorted(options["indexByName"], key=options["indexByName"].__getitem__)
+    keys = [name for name in names if not name.startswith("Value")]
+    headings = [options["renameByName"][name] for name in names]
     units: dict[str, dict[str, Any]] = {
         override["matcher"]["options"]: {one["id"]: one["value"] for one in override["properties"]}
         for override in panel["fieldConfig"]["overrides"]

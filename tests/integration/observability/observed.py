@@ -63,9 +63,10 @@ def until(condition: Callable[[], Any], what: str, *, timeout_seconds: float = P
 
 @dataclass(frozen=True)
 class Observed:
-    """What runs: addresses of API and Prometheus, how to run operators' commands, when it began (Unix seconds)."""
+    """What runs: addresses of API, worker and Prometheus, how to run operators' commands, when it began (Unix seconds)."""
 
     api_url: str
+    worker_url: str
     prometheus_url: str
     began: float
     environment: Mapping[str, str]
@@ -128,7 +129,7 @@ def observed(folder: Path) -> Iterator[Observed]:
             "REDIS__REDIS_URL": urls["redis"],
         }
         with _prometheus(prometheus, folder, urls) as url:
-            running = Observed(urls["api"], url, time.time(), environment)
+            running = Observed(urls["api"], urls["worker"], url, time.time(), environment)
             # What happened before the first two looks is in no rate.
             until(
                 lambda: len(running.instant("count_over_time(up[1m]) > 1 and up == 1")) == len(TARGETS),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -88,11 +89,12 @@ def test_a_recording_rule_records(system: Observed, name: str, labels: str) -> N
 
 def test_each_objective_has_a_ratio_and_a_budget(system: Observed) -> None:
     wanted = {"availability", "latency", "jobs", "queue-wait"}
+
+    def has_all(name: str) -> bool:
+        return {one["metric"]["slo"] for one in system.instant(name)} == wanted
+
     for name in ("sfs:slo_bad:ratio_rate1h", "sfs:slo_bad:ratio_rate3d", "sfs:slo_budget:remaining_ratio"):
-        until(
-            lambda name=name: {one["metric"]["slo"] for one in system.instant(name)} == wanted,
-            f"{name} of all four objectives",
-        )
+        until(partial(has_all, name), f"{name} of all four objectives")
 
 
 @pytest.mark.parametrize("alert", alerts())

@@ -95,6 +95,7 @@ class Traffic:
     def _jobs_that_wait(self) -> None:
         """Jobs of a paused queue, until the workers' gauges have told of them; then they run."""
         self._system.manage("jobs", "pause", QUEUE)
+        until(lambda: QUEUE in self._paused_queues(), "the worker has heard of the pause")
         tasks = []
         for number in range(6):
             answer = self._client.post("/process-data", json={"id": str(number), "data": [1, 2, 3]})
@@ -103,9 +104,15 @@ class Traffic:
             lambda: self._system.instant(f'jobs_oldest_due_seconds{{queue="{QUEUE}"}} > 0'),
             "the oldest queued job is shown",
         )
-        self._full_process(tasks[0])
+        # A poll that began before the pause may still have taken the first.
+        self._full_process(next(task for task in tasks if self._status(task) == "queued"))
         self._system.manage("jobs", "resume", QUEUE)
         until(lambda: {self._status(task) for task in tasks} == {"succeeded"}, "the waiting jobs run")
+
+    def _paused_queues(self) -> list[str]:
+        report = httpx.get(f"{self._system.worker_url}/health", timeout=30).json()
+        queues: list[str] = report["worker"]["paused_queues"]
+        return queues
 
     def _full_process(self, waiting_task: str) -> None:
         """Streams of a task that waits hold all the room; the next request is refused."""
