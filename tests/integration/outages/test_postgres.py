@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
+from scalable_fastapi_system.identity.api_key_format import new_key
 
-from tests.integration.outages.conftest import World
+from hack.dev.postgres import Postgres
+from tests.integration.outages.conftest import WAIT_SECONDS, World
+from tests.support.service_processes import API, ServiceProcess
 
 NEEDS_DATABASE = ("read", "login", "job")
 NEEDS_NONE = ("live", "no store")
@@ -68,3 +74,35 @@ def crash_a_backend(world: World) -> None:
     served = [child for child in children if " 127.0.0.1(" in " ".join(child.cmdline())]
     assert served, [child.cmdline() for child in children]
     served[0].kill()
+
+
+@pytest.fixture
+def lonely_api(tmp_path: Path, disposable_postgres: Postgres) -> Iterator[ServiceProcess]:
+    """An API whose Postgres is stopped."""
+    disposable_postgres.stop()
+    variables = {"DATABASE__DATABASE_URL": disposable_postgres.url()}
+    api = ServiceProcess("api", API, tmp_path, variables)
+    try:
+        api.start(until="/health/live")
+        yield api
+    finally:
+        api.kill()
+
+
+async def test_an_api_that_starts_before_postgres_serves_as_soon_as_it_is_there(
+    lonely_api: ServiceProcess, disposable_postgres: Postgres
+) -> None:
+    api = lonely_api
+    started_pids = api.pids()
+    assert api.status("/health/ready") == 503
+    async with httpx.AsyncClient(base_url=api.url, timeout=60) as http:
+        headers = {"X-API-Key": new_key()}
+        early = await asyncio.gather(*(http.get("/users/me", headers=headers) for _ in range(10)))
+        assert {answer.status_code for answer in early} == {503}
+        await asyncio.to_thread(disposable_postgres.start)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while await asyncio.to_thread(api.status, "/health/ready") != 200:
+                await asyncio.sleep(0.1)
+        late = await asyncio.gather(*(http.get("/users/me", headers=headers) for _ in range(10)))
+        assert {answer.status_code for answer in late} == {401}, "known to nobody, says the database"
+    assert api.pids() == started_pids
