@@ -26,6 +26,7 @@ from hack.dev.ports import find_free
 from hack.dev.postgres import APP_ROLE, THROWAWAY_SETTINGS, Postgres
 from hack.dev.processes import ProcessMark
 from hack.dev.redis_server import Redis
+from hack.dev.unprivileged import run_as_for
 from tests.support.mariadb import MariaDB, Programs
 from tests.support.mariadb import end_leftover as end_leftover_mariadb
 from tests.support.pgbouncer import PgBouncer
@@ -130,7 +131,7 @@ class Stores:
         self._count += 1
         server = self._postgres(f"postgres-{self._process_name}-{self._count}")
         # As the account that owns the primary's data: it owns the copy, too.
-        run_as = postgres.run_as_for(server.data_dir, postgres.program("postgres"))
+        run_as = run_as_for(server.data_dir, postgres.program("postgres"))
         command: list[str | Path] = [postgres.program("pg_basebackup"), "--dbname", primary.superuser_url()]
         command += ["--pgdata", server.data_dir, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
         result = run_as.run(command, cwd=server.data_dir)

@@ -5,39 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
+
+from tests.support.databases import DATABASES, section_for
 
 if TYPE_CHECKING:
     from hack.dev.postgres import Postgres
     from tests.support.stores import Stores
 
-DATABASES = ("sqlite", "postgresql", "mariadb", "pgbouncer")
-
-
-def section_for(kind: str, request: pytest.FixtureRequest, tmp_path: Path, *, is_migrated: bool) -> Any:
-    """The settings of `database` for one of `DATABASES`; a SQLite file is always empty."""
-    if kind == "sqlite":
-        return {"database_url": f"sqlite:///{tmp_path / 'a.db'}"}
-    if kind == "mariadb":
-        name = "mariadb_url" if is_migrated else "empty_mariadb_url"
-        return {"database_url": request.getfixturevalue(name)}
-    url = request.getfixturevalue("postgres_url" if is_migrated else "empty_postgres_url")
-    if kind == "pgbouncer":
-        pooler = request.getfixturevalue("pgbouncer")
-        return {
-            "database_url": pooler.url(urlsplit(url).path.lstrip("/")),
-            "prepared_statements": False,
-        }
-    return {"database_url": url}
-
 
 @pytest.fixture(params=DATABASES)
 def database_section(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """Settings of an empty database of each kind."""
-    section: dict[str, Any] = section_for(request.param, request, tmp_path, is_migrated=False)
-    return section
+    return section_for(request.param, request, tmp_path, is_migrated=False)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,8 @@ from scalable_fastapi_system import create_app
 from scalable_fastapi_system.identity.runtime import Identity
 from scalable_fastapi_system.infra.database import DatabaseManager
 from scalable_fastapi_system.infra.settings import Settings
+
+from tests.support.databases import section_for
 
 PASSWORD = "testpassword123"
 
@@ -111,22 +114,37 @@ async def start_api(settings: Settings) -> AsyncIterator[Api]:
         yield Api(app, client)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """A migrated database of each kind; `sqlite://` migrates itself."""
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module runs on SQLite and Postgres, or on the kinds of `DATABASES` that it names."""
+    if "database_section" in metafunc.fixturenames:
+        kinds = getattr(metafunc.module, "DATABASES", ("sqlite", "postgres"))
+        metafunc.parametrize("database_section", kinds, indirect=True)
+
+
+@pytest.fixture
+def database_section(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """The settings of a migrated database of each kind; `sqlite://` migrates itself."""
     if request.param == "sqlite":
-        return "sqlite://"
-    url: str = request.getfixturevalue("postgres_url")
+        return {"database_url": "sqlite://"}
+    return section_for(request.param, request, tmp_path, is_migrated=True)
+
+
+@pytest.fixture
+def database_url(database_section: dict[str, Any]) -> str:
+    """Where that database is."""
+    url: str = database_section["database_url"]
     return url
 
 
 @pytest.fixture
-def identity_settings(make_settings: Callable[..., Settings], database_url: str) -> Callable[..., Settings]:
+def identity_settings(
+    make_settings: Callable[..., Settings], database_section: dict[str, Any]
+) -> Callable[..., Settings]:
     """Settings on that database; a test adds sections."""
 
     def make(**sections: Any) -> Settings:
         rate_limit = {"enabled": False, **sections.pop("rate_limit", {})}
-        return make_settings(database={"database_url": database_url}, rate_limit=rate_limit, **sections)
+        return make_settings(database=database_section, rate_limit=rate_limit, **sections)
 
     return make
 

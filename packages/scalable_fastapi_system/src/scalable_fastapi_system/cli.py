@@ -7,6 +7,7 @@ problem in the settings exits 4, a store that does not answer 5.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -112,7 +113,11 @@ def _migrate(arguments: argparse.Namespace, settings: Settings, product: Product
                 _say_error(f"The schema was not ready in time: {error}")
                 return EXIT_BEHIND
         before = _first_status(migrator, arguments.patience)
-        after = migrator.upgrade()
+        try:
+            after = migrator.upgrade()
+        except TimeoutError as error:
+            _say_error(f"Not migrated: {error}")
+            return EXIT_BEHIND
         if before.applied != after.applied:
             print(f"Migrated from {_names(before.applied)} to {_names(after.applied)}.")
         return _report(after)
@@ -143,12 +148,19 @@ def _names(revisions: Sequence[str]) -> str:
     return ", ".join(revisions) or "nothing"
 
 
+def load_platform_models() -> None:
+    """Declares every table of the platform: one that autogenerate does not know it would drop."""
+    for module in ("identity.models", "infra.idempotency", "infra.storage.tables", "jobs.tables"):
+        importlib.import_module(f"{__package__}.{module}")
+
+
 def _revision(arguments: argparse.Namespace, settings: Settings, product: Product) -> int:
     if product.migrations is None:
         _say_error("This product has no package for migrations: give Product(migrations=…) one.")
         return 2
     from scalable_fastapi_system.infra.database.migrate import versions_folder
 
+    load_platform_models()
     database = _database(settings, product)
     path = Migrator(database).revision(
         arguments.message,

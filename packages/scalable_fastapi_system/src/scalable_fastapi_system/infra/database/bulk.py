@@ -107,9 +107,7 @@ async def _copy(
     except (asyncpg.DataError, TypeError, ValueError, ArithmeticError) as error:
         raise DataError(statement, None, error) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise OperationalError(
-            statement, None, error, connection_invalidated=driver.is_closed()
-        ) from error
+        raise OperationalError(statement, None, error, connection_invalidated=driver.is_closed()) from error
     finally:
         # Counted; never slow, since how long it takes is a matter of how much it carries.
         note_statement(statement, time.perf_counter() - started, slow_seconds=float("inf"))

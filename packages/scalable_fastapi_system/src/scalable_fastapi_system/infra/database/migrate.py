@@ -15,19 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 import scalable_fastapi_system.migrations as platform_migrations
+from scalable_fastapi_system.infra.database.online import Finding, check_revision
 
 if TYPE_CHECKING:
     from scalable_fastapi_system.infra.database.manager import DatabaseManager
 
+_log = structlog.get_logger("database")
+
+LOCK_TRIES = 20
+LOCK_PAUSE_SECONDS = 0.5
+_LOCK_NOT_AVAILABLE = "55P03"
 # Any constant will do as long as every version of the platform uses the same one.
 _LOCK_KEY = 0x5FA5_7A91
 _LOCK_NAME = "scalable_fastapi_system_migrate"
@@ -53,6 +60,8 @@ class Migrator:
 
     def __init__(self, database: DatabaseManager) -> None:
         self._database = database
+        # Without a pool: what is set for a session ends with it, and the lock takes a second connection.
+        self._engine = database.make_engine(pooled=False)
 
     def config(self) -> Config:
         """Alembic's configuration, with the platform's and the product's version folders."""
@@ -69,10 +78,7 @@ class Migrator:
         with self._locked() as connection:
             status = self._status(connection)
             if not status.is_usable:
-                config = self._config_for(connection)
-                for target in self._branch_heads():
-                    command.upgrade(config, target)
-                connection.commit()
+                self._upgrade(connection)
                 status = self._status(connection)
         return status
 
@@ -117,6 +123,11 @@ class Migrator:
             raise CommandError("Alembic wrote no single revision")
         return Path(script.path)
 
+    def unsafe_steps(self) -> list[Finding]:
+        """What revisions, of the platform and of the product, would do to a running service; see `online`."""
+        scripts = sorted(self._scripts().walk_revisions(), key=lambda script: script.revision)
+        return [finding for script in scripts for finding in check_revision(script)]
+
     # -- inside -------------------------------------------------------------------------------------
 
     def _scripts(self) -> ScriptDirectory:
@@ -154,28 +165,92 @@ class Migrator:
         config.attributes.update(connection=connection, **attributes)
         return config
 
+    def _upgrade(self, connection: Connection) -> None:
+        """To every branch's head. Steps aside where a table's lock is not to be had in time, and tries again.
+
+        Whoever waits for an exclusive lock makes all who come after wait behind it, readers too. Each revision is a
+        transaction by itself, so one that stepped aside is begun anew and those before it stay.
+        """
+        config = self._config_for(connection)
+        for tries_left in reversed(range(LOCK_TRIES)):
+            try:
+                for target in self._branch_heads():
+                    command.upgrade(config, target)
+                    # Where there was nothing to do, the look has begun a transaction: the next revisions must not run in it.
+                    connection.commit()
+                return
+            except OperationalError as error:
+                connection.rollback()
+                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                    raise
+                if not tries_left:
+                    raise TimeoutError(
+                        f"a table that a revision changes was in use at each of {LOCK_TRIES} tries: "
+                        "look for long transactions (pg_stat_activity), then migrate again"
+                    ) from error
+                _log.info("a table is in use, the migration steps aside", tries_left=tries_left)
+                time.sleep(LOCK_PAUSE_SECONDS)
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[Connection]:
         """A connection whose holder is the only one to migrate this database."""
-        with self._database.engine.connect() as connection:
-            backend = self._database.backend
-            if backend == "postgresql":
-                # A migration may wait for locks and rewrite tables: the statement timeout is not for it.
-                connection.execute(text("SET statement_timeout = 0"))
-                connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
-            elif backend == "mysql":
-                connection.execute(text("SELECT GET_LOCK(:name, 600)"), {"name": _LOCK_NAME})
+        lock = {"postgresql": self._postgresql_lock, "mysql": self._mysql_lock}.get(self._database.backend)
+        with lock() if lock is not None else contextlib.nullcontext(), self._engine.connect() as connection:
+            if self._database.backend == "postgresql":
+                self._set_limits(connection)
+            yield connection
+            connection.rollback()
+
+    def _set_limits(self, connection: Connection) -> None:
+        """A migration may rewrite a table, which takes its time; it may not wait for a lock for long.
+
+        Set for each transaction, as behind a pooler the next one has another server, and for the session where it is
+        ours: a revision may leave the transaction to build an index concurrently.
+        """
+        settings = self._database.settings.database
+        lock_ms = round(settings.migration_lock_timeout_seconds * 1000)
+
+        def limit(begun: Connection) -> None:
+            begun.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            begun.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_ms}")
+
+        event.listen(connection, "begin", limit)
+        if settings.prepared_statements:
+            connection.execute(text("SET statement_timeout = 0"))
             connection.commit()
-            try:
-                yield connection
-            finally:
+
+    @contextlib.contextmanager
+    def _postgresql_lock(self) -> Iterator[None]:
+        """Held by an open transaction of a connection of its own, which a pooler in transaction mode leaves us.
+
+        Asked for again and again rather than waited for: a statement that waits has a snapshot, and an index that the
+        holder builds concurrently would wait for that in turn.
+        """
+        with self._engine.connect() as connection:
+            while not connection.execute(
+                text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _LOCK_KEY}
+            ).scalar_one():
                 connection.rollback()
-                if backend == "postgresql":
-                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
-                    connection.execute(text("RESET statement_timeout"))
-                elif backend == "mysql":
-                    connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK_NAME})
-                connection.commit()
+                time.sleep(LOCK_PAUSE_SECONDS)
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            yield
+            connection.rollback()
+
+    @contextlib.contextmanager
+    def _mysql_lock(self) -> Iterator[None]:
+        """Held by a session of its own: it ends with it. Its transactions need not stay open."""
+        with self._engine.connect() as connection:
+            while not connection.execute(
+                text("SELECT GET_LOCK(:name, 0)"), {"name": _LOCK_NAME}
+            ).scalar_one():
+                connection.rollback()
+                time.sleep(LOCK_PAUSE_SECONDS)
+            connection.rollback()
+            try:
+                yield
+            finally:
+                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK_NAME})
+                connection.rollback()
 
 
 def versions_folder(package: str) -> Path:
