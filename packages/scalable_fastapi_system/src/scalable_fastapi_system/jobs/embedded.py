@@ -58,6 +58,12 @@ class EmbeddedWorker:
             resources = self._resources()
             if resources is None:
                 return
+            # Here and not in the thread: two threads that import the same packages at once may each meet the other's
+            # half of a circular import.
+            import scalable_fastapi_system.jobs.builtin
+            import scalable_fastapi_system.jobs.durable  # noqa: F401
+
+            resources.product.load_jobs()
             self._thread = threading.Thread(
                 target=self._main, args=(resources,), name="embedded-worker", daemon=True
             )
@@ -99,12 +105,9 @@ class EmbeddedWorker:
             _log.exception("the embedded worker failed")
 
     async def _serve(self, resources: Resources) -> None:
-        import scalable_fastapi_system.jobs.builtin
         from scalable_fastapi_system.jobs.durable import DurableWorker
         from scalable_fastapi_system.jobs.schedules import schedules
 
-        _ = scalable_fastapi_system.jobs.builtin  # its import declares the platform's own job kinds
-        resources.product.load_jobs()
         await asyncio.to_thread(resources.database.ensure_schema)
         worker = DurableWorker(
             resources,
