@@ -61,6 +61,10 @@ coverage: $(SETUP) ## Run the tests and say which lines and branches they did no
 	@status=0; $(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-report= $(ARGS) || status=$$?; \
 		$(BIN)/coverage report || status=$$?; exit $$status
 
+.PHONY: bench
+bench: $(SETUP) ## Measure the platform beside bare frameworks and a hand-written application (ARGS="--rounds 1")
+	$(BIN)/python -m tests.bench $(ARGS)
+
 .PHONY: bench-jobs
 bench-jobs: .venv-bench/.setup ## Measure the job queue beside arq, saq, taskiq and procrastinate (ARGS="--rounds 1")
 	$(BIN)/python -m tests.bench.jobs $(ARGS)

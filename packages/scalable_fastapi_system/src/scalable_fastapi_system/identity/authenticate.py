@@ -219,24 +219,41 @@ class Authenticator:
 
     async def _look_up_bearer(self, known: _Known) -> Principal:
         now = self._clock.now()
-        async with self._database.transaction() as session:
-            user_id = known.user_id
-            if user_id is None:
-                named = await users.find(session, known.username)
-                # The name may have been another's when the token was made.
-                if named is None or named.id is None or named.created_at.timestamp() > known.issued_at + 1:
-                    raise InvalidTokenException
-                user_id = named.id
-            standing = await sessions.standing(session, user_id, known.session_id)
-        if standing is None:
+        user_id = known.user_id
+        if user_id is None:
+            user_id = await self._id_of_named(known)
+        row = await sessions.standing(self._database, user_id, known.session_id)
+        if row is None:
             raise InvalidTokenException
-        user, sign_in = standing.user, standing.session
         if known.session_id is not None:
-            if sign_in is None or sign_in.revoked_at is not None or sign_in.expires_at <= now:
+            is_revoked = row["session_id"] is None or row["session_revoked_at"] is not None
+            if is_revoked or row["session_expires_at"] <= now:
                 raise InvalidTokenException
-        elif user.tokens_valid_after is not None and known.issued_at <= user.tokens_valid_after.timestamp():
+        elif (
+            row["tokens_valid_after"] is not None and known.issued_at <= row["tokens_valid_after"].timestamp()
+        ):
             raise InvalidTokenException
-        return _principal(user, scopes=known.scopes, session_id=known.session_id)
+        return Principal(
+            id=row["id"],
+            username=row["username"],
+            email=row["email"],
+            role=row["role"],
+            is_active=row["is_active"],
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+            kind="user",
+            scopes=known.scopes,
+            session_id=known.session_id,
+        )
+
+    async def _id_of_named(self, known: _Known) -> int:
+        """The user of a token that has a name only."""
+        async with self._database.transaction() as session:
+            named = await users.find(session, known.username)
+        # The name may have been another's when the token was made.
+        if named is None or named.id is None or named.created_at.timestamp() > known.issued_at + 1:
+            raise InvalidTokenException
+        return named.id
 
     async def _look_up_key(self, key: str, known: _Known | None) -> tuple[_Known, Principal]:
         if not api_key_format.is_well_formed(key):
@@ -252,7 +269,7 @@ class Authenticator:
             raise InvalidTokenException
         await self._note_use(row, present_hash=hashes[0], now=now)
         left = float("inf") if row.expires_at is None else (row.expires_at - now).total_seconds()
-        principal = _principal(user, scopes=frozenset(row.scopes), api_key_id=row.id)
+        principal = _principal_of_key(row, user)
         known = known or _Known(expires_at=0.0, rate_key=principal.key)
         known.expires_at = self._monotonic() + left
         return known, principal
@@ -290,13 +307,7 @@ class Authenticator:
                 del self._by_user[user_id]
 
 
-def _principal(
-    user: User,
-    *,
-    scopes: frozenset[str] | None,
-    session_id: UUID | None = None,
-    api_key_id: UUID | None = None,
-) -> Principal:
+def _principal_of_key(row: ApiKey, user: User) -> Principal:
     assert user.id is not None  # noqa: S101 - it was read from the database
     return Principal(
         id=user.id,
@@ -306,10 +317,9 @@ def _principal(
         is_active=user.is_active,
         created_at=user.created_at,
         updated_at=user.updated_at,
-        kind="user" if api_key_id is None else "api_key",
-        scopes=scopes,
-        session_id=session_id,
-        api_key_id=api_key_id,
+        kind="api_key",
+        scopes=frozenset(row.scopes),
+        api_key_id=row.id,
     )
 
 

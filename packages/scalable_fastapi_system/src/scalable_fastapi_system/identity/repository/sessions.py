@@ -1,4 +1,4 @@
-"""Sign-ins: open, rotate, revoke, and the one query that says whether a token's bearer is still welcome."""
+"""Sign-ins: open, rotate, revoke, and the one statement that says whether a token's bearer is still welcome."""
 
 from __future__ import annotations
 
@@ -7,28 +7,53 @@ from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import CursorResult, delete, exists, select, update
+from sqlalchemy import CursorResult, bindparam, delete, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from scalable_fastapi_system.identity.models import AuthSession, User
+from scalable_fastapi_system.infra.database import DatabaseManager, Read, Row
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A user as of now, and whether the session that a token names goes on."""
+    """A user as of now, and the session that goes on or not."""
 
     user: User
-    session: AuthSession | None
+    session: AuthSession
 
 
-async def standing(session: AsyncSession, user_id: int, session_id: UUID | None) -> Standing | None:
-    """The user and, where it is theirs, the session; None where there is no such user. One query."""
-    statement = select(User, AuthSession).outerjoin(
-        AuthSession, (col(AuthSession.user_id) == col(User.id)) & (col(AuthSession.id) == session_id)
-    )
-    row = (await session.execute(statement.where(col(User.id) == user_id))).one_or_none()
-    return None if row is None else Standing(row[0], row[1])
+_STANDING_COLUMNS: tuple[Any, ...] = (
+    col(User.id),
+    col(User.username),
+    col(User.email),
+    col(User.role),
+    col(User.is_active),
+    col(User.created_at),
+    col(User.updated_at),
+    col(User.tokens_valid_after),
+    col(AuthSession.id).label("session_id"),
+    col(AuthSession.revoked_at).label("session_revoked_at"),
+    col(AuthSession.expires_at).label("session_expires_at"),
+)
+_IS_THAT_SESSION = (col(AuthSession.user_id) == col(User.id)) & (
+    col(AuthSession.id) == bindparam("session_id")
+)
+# Asked for every caller every half minute: one statement straight to the driver, with nothing of the ORM around it.
+_STANDING = Read(
+    select(*_STANDING_COLUMNS)
+    .select_from(User)
+    .outerjoin(AuthSession, _IS_THAT_SESSION)
+    .where(col(User.id) == bindparam("user_id"))
+)
+
+
+async def standing(database: DatabaseManager, user_id: int, session_id: UUID | None) -> Row | None:
+    """The user's columns and, where it is theirs, those of the session (else None); None where there is no such user.
+
+    One statement, in no transaction. Raises ServiceUnavailableException where the database is away.
+    """
+    return await _STANDING.one(database, user_id=user_id, session_id=session_id)
 
 
 async def add(session: AsyncSession, sign_in: AuthSession) -> AuthSession:
