@@ -16,6 +16,7 @@ from hack.tools.common import REPOSITORY, ToolError, run, say, step
 DEFAULT_NAMESPACE = "scalable-fastapi-system"
 E2E_NAMESPACE = "e2e"
 E2E_VALUES = REPOSITORY / "tests" / "e2e" / "values.yaml"
+E2E_MONITORING_VALUES = REPOSITORY / "tests" / "e2e" / "monitoring-values.yaml"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,13 +73,16 @@ def e2e(provider: Provider, arguments: Sequence[str], *, keep: bool) -> int:
     was_up = provider.is_up()
     try:
         provider.up()
-        release = install(provider, E2E_NAMESPACE, [E2E_VALUES])
+        add_ons = provider.add_ons()
+        values = [E2E_VALUES, *([E2E_MONITORING_VALUES] if "prometheus" in add_ons else [])]
+        release = install(provider, E2E_NAMESPACE, values)
         environment = {
             **os.environ,
             "KUBECONFIG": str(provider.kubeconfig),
             "E2E_NAMESPACE": release.namespace,
             "E2E_RELEASE": release.name,
             "E2E_VALUES": str(provider.values),
+            "E2E_ADD_ONS": ",".join(add_ons),
         }
         say(f"-> pytest tests/e2e {' '.join(arguments)}")
         command = [str(pytest), "tests/e2e", *arguments]

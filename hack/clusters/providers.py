@@ -11,6 +11,7 @@ from typing import Protocol
 
 from hack.clusters.images import Images
 from hack.clusters.programs import answers, program
+from hack.hostkube.addons import ADD_ONS
 from hack.hostkube.config import CONTAINERD_SOCKET, KUBECONFIG
 from hack.hostkube.images import POSTGRES_IMAGE, PYTHON_IMAGE, REDIS_IMAGE
 from hack.tools.common import REPOSITORY, ToolError, run, say, step
@@ -42,6 +43,9 @@ class Provider(Protocol):
 
     def load(self, names: Sequence[str]) -> None:
         """Give the cluster images."""
+
+    def add_ons(self) -> tuple[str, ...]:
+        """Start what only some tests need; what is there."""
 
 
 class Hostkube:
@@ -76,6 +80,10 @@ class Hostkube:
         missing = [name for name in (*names, POSTGRES_IMAGE, REDIS_IMAGE) if name not in there.split()]
         if missing:
             self._say("load-image", *missing)
+
+    def add_ons(self) -> tuple[str, ...]:
+        self._say("addons", *ADD_ONS)
+        return tuple(ADD_ONS)
 
     def _say(self, *arguments: str) -> None:
         status = os.spawnv(os.P_WAIT, self._program, [str(self._program), *arguments])  # noqa: S606
@@ -145,6 +153,10 @@ class Kind:
         for name in names:
             with step(f"push {name}"):
                 run([program("docker"), "push", name])
+
+    def add_ons(self) -> tuple[str, ...]:
+        say("KEDA, Prometheus and the Gateway API are built for hostkube only: what needs them is skipped")
+        return ()
 
 
 def choose(wanted: str) -> Provider:

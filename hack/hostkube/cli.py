@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from hack.hostkube import cgroups, cluster, node, policyagent
+from hack.hostkube.addons import ADD_ONS, build_add_ons, install_add_ons
 from hack.hostkube.build import build
 from hack.hostkube.components import COMPONENT_NAMES, NETWORK_POLICY_COMMAND
 from hack.hostkube.config import KUBECONFIG, LOGS
@@ -27,6 +28,10 @@ def parser() -> argparse.ArgumentParser:
         "images", help="make the base images python-base, postgres and redis (once, some 2 minutes)"
     )
     commands.add_parser("up", help="start the node, or repair it")
+    addons = commands.add_parser(
+        "addons", help="build (once, some 15 minutes) and start what is not there by default"
+    )
+    addons.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(ADD_ONS)}; default: all")
     load = commands.add_parser(
         "load-image", help="give the node images from buildah's storage or from tar files"
     )
@@ -85,6 +90,12 @@ def main() -> int:
                 cluster.up()
             else:
                 say("the node is gone" if tear_down() else "there is no node")
+    elif command == "addons":
+        if unknown := [name for name in options.names if name not in ADD_ONS]:
+            raise ToolError(f"no such add-on: {' '.join(unknown)}", f"there are: {', '.join(ADD_ONS)}")
+        build_add_ons(options.names)
+        with only_one("node", cache_root() / "hostkube"):
+            install_add_ons(options.names)
     elif command == "load-image":
         for name in options.images:
             cluster.load_image(name)

@@ -84,7 +84,8 @@ def recipe_hash(*parts: str | Path) -> str:
 def version_key() -> str:
     """The name of the cache folder for these versions and these build recipes."""
     versions = (KUBERNETES_VERSION, COREDNS_VERSION, METRICS_SERVER_VERSION, LOCAL_PATH_VERSION)
-    return f"v{KUBERNETES_VERSION}-{recipe_hash(*versions, HERE / 'gomod')}"
+    modules = (HERE / "gomod" / name for name in ("kubernetes", "pause"))
+    return f"v{KUBERNETES_VERSION}-{recipe_hash(*versions, *modules)}"
 
 
 def binaries() -> Path:

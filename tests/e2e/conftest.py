@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
 
+from tests.e2e.prometheus import Prometheus
 from tests.e2e.system import System, User, from_environment, register
 
 _systems: list[System] = []
@@ -49,3 +52,31 @@ def user(client: httpx.Client) -> User:
 def watched() -> list[System]:
     """Systems whose pods are told about when a test fails."""
     return _systems
+
+
+@pytest.fixture(scope="session")
+def add_ons() -> frozenset[str]:
+    """What the cluster has beside Kubernetes: `gateway-api`, `keda`, `prometheus`."""
+    return frozenset(filter(None, os.environ.get("E2E_ADD_ONS", "").split(",")))
+
+
+@pytest.fixture
+def prometheus_if_there(system: System, add_ons: frozenset[str]) -> Iterator[Prometheus | None]:
+    """The cluster's Prometheus; None where there is none."""
+    if "prometheus" not in add_ons:
+        yield None
+        return
+    monitoring = replace(system, namespace="monitoring")
+    with (
+        monitoring.forward("service/prometheus-operated", 9090) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        yield Prometheus(client, system)
+
+
+@pytest.fixture
+def prometheus(prometheus_if_there: Prometheus | None) -> Prometheus:
+    """The cluster's Prometheus."""
+    if prometheus_if_there is None:
+        pytest.skip("there is no prometheus-operator in this cluster")
+    return prometheus_if_there

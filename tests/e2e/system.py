@@ -49,6 +49,11 @@ class System(Release):
         found = self.get("pods", labels=f"app.kubernetes.io/component={component}")
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
+    def all_pods(self, component: str) -> set[str]:
+        """The unique ids of the pods of a component, those on their way out as well."""
+        found = self.get("pods", labels=f"app.kubernetes.io/component={component}")
+        return {pod["metadata"]["uid"] for pod in found}
+
     def ready_pods(self, component: str) -> list[str]:
         return [
             pod["metadata"]["name"]
@@ -64,6 +69,16 @@ class System(Release):
             )
             for pod in self.pods(component)
         }
+
+    def api_at_rest(self) -> int:
+        """Waits until the autoscaler has gone back to the least number of API pods, and they are ready; that number."""
+        least = int(self.get("hpa", f"{self.fullname}-api")["spec"]["minReplicas"])
+        until(
+            lambda: len(self.all_pods("api")) == len(self.ready_pods("api")) == least,
+            300,
+            f"{least} API pods",
+        )
+        return least
 
     def upgrade(self, *arguments: str | Path) -> None:
         """Another revision with the values of the last one and what the arguments say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import json
 import re
@@ -11,7 +12,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hack.hostkube import archive, cgroups, cli, cluster, components, config, images, packages, teardown
+from hack.hostkube import (
+    addons,
+    archive,
+    cgroups,
+    cli,
+    cluster,
+    components,
+    config,
+    images,
+    packages,
+    teardown,
+)
 from hack.tools.common import ToolError
 from hack.tools.pins import KUBERNETES_SCHEMAS, TOOLS
 
@@ -74,6 +86,51 @@ def test_the_add_ons_that_up_waits_for_exist() -> None:
         (m["metadata"]["namespace"], m["metadata"]["name"]) for m in MANIFESTS if m["kind"] == "Deployment"
     }
     assert set(cluster.ADD_ONS) == deployments
+
+
+def test_an_add_on_runs_its_own_images_in_its_namespace_without_rights() -> None:
+    for add_on in addons.ADD_ONS.values():
+        if not add_on.running:
+            assert not add_on.manifest.exists()
+            continue
+        manifests = list(yaml.safe_load_all(add_on.manifest.read_text()))
+        deployments = {one["metadata"]["name"]: one for one in manifests if one["kind"] == "Deployment"}
+        assert set(deployments) == set(add_on.running.deployments)
+        namespaces = {one["metadata"].get("namespace", add_on.running.namespace) for one in manifests}
+        assert namespaces <= {add_on.running.namespace, "kube-system"}
+        for one in deployments.values():
+            pod = one["spec"]["template"]["spec"]
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            for container in pod["containers"]:
+                assert container["securityContext"]["readOnlyRootFilesystem"] is True
+                assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_an_add_ons_images_have_the_pinned_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(addons, "go_build", lambda *_: None)
+    monkeypatch.setattr(addons, "download_module", lambda *_: tmp_path)
+    monkeypatch.setattr(addons, "run", lambda *_: f"{tmp_path}\n")
+    (tmp_path / "prometheus").touch()
+    target = tmp_path / "target"
+    target.mkdir()
+    for add_on in addons.ADD_ONS.values():
+        if add_on.running:
+            made = {image.name for image in add_on.running.build(target)}
+            used = set(re.findall(r"localhost/hostkube/[\w/-]+:[\w.]+", add_on.manifest.read_text()))
+            assert used == made
+
+
+def test_the_operator_is_pinned_to_one_version_everywhere() -> None:
+    text = (config.HERE / "gomod" / "prometheus-operator" / "go.mod").read_text()
+    versions = set(re.findall(r"github\.com/prometheus-operator/prometheus-operator\S* v(\S+)", text))
+    assert versions == {addons.OPERATOR_VERSION}
+
+
+def test_an_add_on_is_built_anew_when_a_pin_changes_and_kubernetes_is_not() -> None:
+    folders = {add_on.folder() for add_on in addons.ADD_ONS.values()}
+    assert len(folders) == len(addons.ADD_ONS)
+    other = dataclasses.replace(addons.ADD_ONS["keda"], recipe=("0.0.1",))
+    assert other.folder() not in folders
 
 
 def test_the_dns_service_has_the_address_that_pods_are_told() -> None:
