@@ -49,7 +49,7 @@ Reader = Annotated[Principal, requires("tasks:read")]
 Writer = Annotated[Principal, requires("tasks:write")]
 
 
-def get_jobs(request: Request) -> JobClient:
+async def get_jobs(request: Request) -> JobClient:
     """The job client of the application that this request reached."""
     client: JobClient = request.app.state.jobs
     return client

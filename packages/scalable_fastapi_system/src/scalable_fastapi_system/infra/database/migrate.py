@@ -90,7 +90,7 @@ class Migrator:
 
     def status(self) -> SchemaStatus:
         """Where the schema is. Raises what the driver raises where the database is away."""
-        with self._database.engine.connect() as connection:
+        with self._engine.connect() as connection:
             return self._status(connection)
 
     def wait(self, timeout_seconds: float, *, pause_seconds: float = 1.0) -> SchemaStatus:
