@@ -21,6 +21,7 @@ import structlog
 from scalable_fastapi_system.infra.addresses import is_public
 from scalable_fastapi_system.infra.resilience import CircuitBreaker, CircuitOpenError, RetryBudget
 from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.infra.tracing import current_traceparent
 
 _log = structlog.get_logger("http_client")
 
@@ -84,11 +85,15 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         **content: Any,
     ) -> httpx.Response:
-        """One call with its retries; any status is an answer.
+        """One call with its retries; any status is an answer. Where the caller is traced, so is the call: by `traceparent`.
 
         is_repeatable: whether doing it twice does no harm; by default by its method. A POST with an
         idempotency key is. content: `json`, `content`, `data` or `params`, as httpx takes them.
         """
+        sent_headers = dict(headers or {})
+        traceparent = current_traceparent()
+        if traceparent is not None:
+            sent_headers.setdefault("traceparent", traceparent)
         may_repeat = method.upper() in _REPEATABLE_METHODS if is_repeatable is None else is_repeatable
         target = httpx.URL(url)
         if target.scheme not in {"http", "https"} or not target.host:
@@ -97,9 +102,7 @@ class HttpClient:
         breaker = self._breaker(name)
         try:
             async with asyncio.timeout(timeout_seconds or self._deadline_seconds):
-                return await self._with_retries(
-                    breaker, may_repeat, method, target, dict(headers or {}), content
-                )
+                return await self._with_retries(breaker, may_repeat, method, target, sent_headers, content)
         except TimeoutError as error:
             raise OutboundTimeoutError(f"{name} did not answer within the deadline") from error
 

@@ -4,7 +4,6 @@ together or not at all. Workers hear of it after the commit; what they do not he
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,6 +14,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from scalable_fastapi_system.infra.database import on_commit
+from scalable_fastapi_system.infra.tracing import current_traceparent
 from scalable_fastapi_system.jobs import metrics
 from scalable_fastapi_system.jobs.errors import JobUsageError
 from scalable_fastapi_system.jobs.limits import encode
@@ -208,8 +208,8 @@ def new_job(client: JobClient, one: JobCall) -> NewJob:
         timeout_seconds=options.timeout_seconds or timeout_seconds,
         unique_key=None if unique_key is None else f"{_scope(options.owner_id)}:{unique_key}",
         concurrency_key=concurrency_key,
-        request_id=_request_id(),
-        traceparent=_traceparent(),
+        request_id=current_request_id(),
+        traceparent=current_traceparent(),
     )
 
 
@@ -275,17 +275,7 @@ def _scope(owner_id: int | None) -> str:
     return "-" if owner_id is None else str(owner_id)
 
 
-def _request_id() -> str | None:
+def current_request_id() -> str | None:
+    """The id of the request or job that the running code belongs to."""
     found = structlog.contextvars.get_contextvars().get("request_id")
     return found if isinstance(found, str) and is_request_id(found) else None
-
-
-def _traceparent() -> str | None:
-    """The current span as W3C trace context; None where nothing is traced (then OpenTelemetry is not even loaded)."""
-    trace: Any = sys.modules.get("opentelemetry.trace")
-    if trace is None:
-        return None
-    context = trace.get_current_span().get_span_context()
-    if not context.is_valid:
-        return None
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"

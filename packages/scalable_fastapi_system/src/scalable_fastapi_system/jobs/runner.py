@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from scalable_fastapi_system.infra.error_tracking import report_error
-from scalable_fastapi_system.infra.tracing import job_span
+from scalable_fastapi_system.infra.tracing import current_trace_id, job_span
 from scalable_fastapi_system.jobs import metrics
 from scalable_fastapi_system.jobs.context import JobContext, SyncJobContext
 from scalable_fastapi_system.jobs.errors import FailJobError, JobLostError, RetryJobError, SnoozeJobError
@@ -47,6 +47,8 @@ async def execute(engine: Engine, run: Running) -> Ending | None:
     with job_span(
         claim.kind, traceparent=claim.traceparent, job_id=str(claim.job_id), attempt=claim.attempt
     ) as span:
+        if span is not None:
+            structlog.contextvars.bind_contextvars(trace_id=current_trace_id())
         ending = await _attempt(engine, run)
         if span is not None and ending is not None:
             span.set_attribute("job.outcome", ending.outcome.value)

@@ -23,7 +23,9 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from scalable_fastapi_system.infra.http_client import HttpClient, OutboundError, OutboundRefusedError
+from scalable_fastapi_system.infra.tracing import current_traceparent
 from scalable_fastapi_system.jobs.context import JobContext
+from scalable_fastapi_system.jobs.enqueueing import current_request_id
 from scalable_fastapi_system.jobs.errors import FailJobError, RetryJobError
 from scalable_fastapi_system.jobs.records import Hint
 from scalable_fastapi_system.jobs.registry import Backoff, job
@@ -32,6 +34,7 @@ from scalable_fastapi_system.jobs.store.deliveries import (
     DELIVER_KIND,
     DELIVER_QUEUE,
     MAX_DELIVERY_ATTEMPTS,
+    delivery_job,
     enqueue_deliveries,
 )
 from scalable_fastapi_system.jobs.tables import jobs, webhook_deliveries, webhook_endpoints
@@ -167,7 +170,8 @@ async def replay_delivery(
     )
     if found.scalar_one_or_none() is None:
         raise NotFoundException("There is no such delivery")
-    return await enqueue_deliveries(session, [delivery_id])
+    row = delivery_job(delivery_id, current_traceparent(), current_request_id())
+    return await enqueue_deliveries(session, [row])
 
 
 # -- sending --------------------------------------------------------------------------------------------

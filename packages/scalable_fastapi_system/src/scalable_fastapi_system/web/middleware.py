@@ -136,7 +136,7 @@ class PlatformMiddleware:
             return
         exchange = _Exchange(self, scope, send)
         self._trust.note(scope)
-        structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
+        structlog.contextvars.bind_contextvars(request_id=exchange.request_id, **exchange.trace)
         self._at_work += 1
         try:
             target = self._cors if self._cors is not None and exchange.has_origin else self._admit

@@ -25,9 +25,9 @@ async def plan_deliveries(session: AsyncSession, job_ids: Iterable[UUID]) -> lis
     """For jobs that have just ended: a delivery to each endpoint of their owners that wants to hear of it."""
     ended = (
         await session.execute(
-            select(jobs.c.id, jobs.c.owner_id, jobs.c.kind, jobs.c.state).where(
-                jobs.c.id.in_(list(job_ids)), jobs.c.owner_id.is_not(None)
-            )
+            select(
+                jobs.c.id, jobs.c.owner_id, jobs.c.kind, jobs.c.state, jobs.c.traceparent, jobs.c.request_id
+            ).where(jobs.c.id.in_(list(job_ids)), jobs.c.owner_id.is_not(None))
         )
     ).all()
     if not ended:
@@ -59,12 +59,18 @@ async def plan_deliveries(session: AsyncSession, job_ids: Iterable[UUID]) -> lis
     if not rows:
         return []
     await session.execute(insert(webhook_deliveries), rows)
-    return await enqueue_deliveries(session, [row["id"] for row in rows])
+    told = {row.id: row for row in ended}
+    return await enqueue_deliveries(
+        session,
+        [
+            delivery_job(row["id"], told[row["job_id"]].traceparent, told[row["job_id"]].request_id)
+            for row in rows
+        ],
+    )
 
 
-async def enqueue_deliveries(session: AsyncSession, delivery_ids: Sequence[UUID]) -> list[Hint]:
-    """Inserts the jobs that send these; the hints of them."""
-    rows = [delivery_job(delivery_id) for delivery_id in delivery_ids]
+async def enqueue_deliveries(session: AsyncSession, rows: Sequence[NewJob]) -> list[Hint]:
+    """Inserts jobs made by `delivery_job`; the hints of them."""
     await insert_jobs(session, rows)
     return [Hint(row.id, 0, row.queue) for row in rows]
 
@@ -77,12 +83,14 @@ async def owners_with_endpoints(session: AsyncSession) -> frozenset[int]:
     return frozenset(owner_id for owner_id in found.scalars() if owner_id is not None)
 
 
-def delivery_job(delivery_id: UUID) -> NewJob:
-    """The job that sends one delivery."""
+def delivery_job(delivery_id: UUID, traceparent: str | None, request_id: str | None) -> NewJob:
+    """The job that sends one delivery, in the trace and under the request of what it tells about."""
     return NewJob(
         id=new_id(),
         kind=DELIVER_KIND,
         queue=DELIVER_QUEUE,
         args=orjson.dumps({"delivery_id": str(delivery_id)}).decode(),
         max_attempts=MAX_DELIVERY_ATTEMPTS,
+        traceparent=traceparent,
+        request_id=request_id,
     )

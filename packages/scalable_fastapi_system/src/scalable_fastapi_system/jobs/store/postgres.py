@@ -409,9 +409,9 @@ async def _plan_deliveries(connection: Any, job_ids: Sequence[UUID]) -> list[Hin
     """As `deliveries.plan_deliveries`, for a connection of asyncpg's."""
     if not job_ids:
         return []
-    planned = [row[0] for row in await connection.fetch(sql.PLAN_DELIVERIES, job_ids)]
+    planned = await connection.fetch(sql.PLAN_DELIVERIES, job_ids)
     if not planned:
         return []
-    rows = [delivery_job(delivery_id) for delivery_id in planned]
+    rows = [delivery_job(*row) for row in planned]
     await insert_rows(connection, rows)
     return [Hint(row.id, 0, row.queue) for row in rows]

@@ -200,10 +200,11 @@ HOLDERS = """
 SELECT id, unique_key FROM jobs WHERE unique_key = ANY($1::text[]) OR id = ANY($2::uuid[])"""
 
 PLAN_DELIVERIES = """
-INSERT INTO webhook_deliveries (id, endpoint_id, job_id, created_at, attempts, event)
+WITH planned AS (INSERT INTO webhook_deliveries (id, endpoint_id, job_id, created_at, attempts, event)
 SELECT gen_random_uuid(), e.id, j.id, now(), 0,
   'task.' || (ARRAY['succeeded', 'failed', 'cancelled', 'quarantined'])[j.state - 2]
 FROM jobs j JOIN webhook_endpoints e ON e.owner_id = j.owner_id AND e.disabled_at IS NULL
   AND (jsonb_array_length(e.kinds) = 0 OR e.kinds ? j.kind)
 WHERE j.id = ANY($1::uuid[]) AND j.state >= 3
-RETURNING id"""
+RETURNING id, job_id)
+SELECT p.id, j.traceparent, j.request_id FROM planned p JOIN jobs j ON j.id = p.job_id"""
