@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-import time
 
 import pytest
+
+from tests.e2e.pods import ended, pod
 
 pytestmark = pytest.mark.e2e
 
@@ -23,39 +23,10 @@ else:
 
 def attempt(system, labels, host, port):
     """What a pod with these labels finds when it connects."""
-    (like,) = [c for c in system.pods("api")[0]["spec"]["containers"] if c["name"] == "api"]
-    name = f"attempt-{secrets.token_hex(4)}"
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": labels},
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 10001,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "attempt",
-                    "image": like["image"],
-                    "command": ["python", "-c", TRY, host, str(port)],
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                }
-            ],
-        },
-    }
-    system.kubectl("create", "-f", "-", stdin=json.dumps(pod))
-    try:
-        deadline = time.monotonic() + 60
-        while system.get("pod", name)["status"]["phase"] not in {"Succeeded", "Failed"}:
-            assert time.monotonic() < deadline, system.kubectl("describe", "pod", name)
-            time.sleep(0.5)
+    command = ["python", "-c", TRY, host, str(port)]
+    with pod(system, f"attempt-{secrets.token_hex(4)}", command, labels) as name:
+        ended(system, name, 60)
         return system.kubectl("logs", name).split()[0]
-    finally:
-        system.kubectl("delete", "pod", name, "--wait=false", "--grace-period=0")
 
 
 @pytest.mark.parametrize(("store", "port"), [("postgres", 5432), ("redis", 6379)])
