@@ -10,17 +10,20 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from scalable_fastapi_system import create_app
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.web.http_protocol import http_protocol
+from scalable_fastapi_system.web.limits import request_timeout
 
 from hack.dev.ports import HOST, find_free
 
 ROOM = 20
+STREAMS = 30
 SETTINGS = Settings(
     _env_file=None,
     environment="test",
-    api={"max_concurrent_requests": ROOM},
+    api={"max_concurrent_requests": ROOM, "max_event_streams": STREAMS},
     rate_limit={"enabled": False},
 )
 
@@ -40,6 +43,14 @@ class Gate:
             self.inside -= 1
         return {"done": True}
 
+    @request_timeout(None)
+    async def stream(self) -> StreamingResponse:
+        async def events() -> AsyncIterator[bytes]:
+            yield b": begun\n\n"
+            await self.pass_through()
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
     async def until_inside(self, count: int) -> None:
         async with asyncio.timeout(60):
             while self.inside != count:
@@ -56,6 +67,7 @@ async def http(gate: Gate) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the whole application with one endpoint more, behind real sockets and the service's own protocol."""
     app: FastAPI = create_app(SETTINGS)
     app.get("/gate")(gate.pass_through)
+    app.get("/stream")(gate.stream)
     port = find_free()
     config = uvicorn.Config(app, host=HOST, port=port, http=http_protocol(SETTINGS), log_config=None)
     server = uvicorn.Server(config)
@@ -122,3 +134,16 @@ async def test_room_comes_back_with_every_request_that_ends_however_it_ends(
         async with asyncio.timeout(60):
             while (await http.get("/")).status_code != 200:
                 await asyncio.sleep(0.01)
+
+
+async def test_streams_take_no_room_of_others_and_have_a_bound_of_their_own(
+    http: httpx.AsyncClient, gate: Gate
+) -> None:
+    followed = [asyncio.create_task(http.get("/stream")) for _ in range(STREAMS)]
+    await gate.until_inside(STREAMS)
+    assert (await http.get("/")).status_code == 200
+    assert (await http.get("/stream")).status_code == 503
+
+    gate.opened.set()
+    assert {answer.status_code for answer in await asyncio.gather(*followed)} == {200}
+    assert (await http.get("/stream")).status_code == 200

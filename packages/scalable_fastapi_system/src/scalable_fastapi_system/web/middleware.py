@@ -103,6 +103,8 @@ class PlatformMiddleware:
         self._room = api.max_concurrent_requests
         self._at_work = 0
         self._waiting = 0  # of those, for their clients: to send the body or to read the answer
+        self._streams = 0  # of those, the ones that follow events: they are at work for a moment now and then
+        self._stream_room = api.max_event_streams
         if metrics is not None:
             metrics.watch_in_progress(lambda: self._at_work)
             for method, template in self._routes.prepare():
@@ -148,6 +150,8 @@ class PlatformMiddleware:
             await self._answer_error(exchange, scope, receive, error)
         finally:
             self._at_work -= 1
+            if exchange.is_stream:
+                self._streams -= 1
             self._finish(exchange, scope)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,7 +159,10 @@ class PlatformMiddleware:
         facts = exchange.facts
         if self._hosts is not None and not self._hosts.allows(exchange.host) and not facts.is_probe:
             raise APIException("This host is not served here", 400, "UNKNOWN_HOST")
-        if self._at_work - self._waiting > self._room and not facts.is_probe:
+        is_full = self._at_work - self._waiting - self._streams > self._room
+        if facts.timeout_seconds is None:
+            is_full = is_full or self._streams >= self._stream_room
+        if is_full and not facts.is_probe:
             if self._metrics is not None:
                 self._metrics.shed.inc()
             raise ServiceUnavailableException(
@@ -315,6 +322,7 @@ class _Exchange:
         "host",
         "idempotency_key",
         "is_body_complete",
+        "is_stream",
         "must_close",
         "path_params",
         "request_id",
@@ -342,6 +350,7 @@ class _Exchange:
         self.has_origin = False
         self.is_body_complete = False
         self.must_close = False
+        self.is_stream = False
         self.extra_headers: list[tuple[bytes, bytes]] = []
         inbound_id = ""
         for name, value in scope["headers"]:
@@ -388,6 +397,11 @@ class _Exchange:
                     has_cache_control = True
                 elif name == b"content-security-policy":
                     has_policy = True
+                elif (
+                    name == b"content-type" and value.startswith(b"text/event-stream") and not self.is_stream
+                ):
+                    self.is_stream = True
+                    self._owner._streams += 1
             headers += self._headers
             headers.append((b"x-request-id", self.request_id.encode()))
             if not has_policy:

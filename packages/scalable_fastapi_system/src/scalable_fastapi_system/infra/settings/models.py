@@ -217,6 +217,11 @@ class APISettings(_Section):
         description="Requests at work in one process; more are answered 503 at once. One that waits for a slow client "
         "does not count.",
     )
+    max_event_streams: int = Field(
+        5000,
+        ge=1,
+        description="Followed tasks (server-sent events) at once in a process; they take no place of other requests.",
+    )
     request_timeout_seconds: float = Field(
         60.0, gt=0, description="A request that takes longer is ended with 503."
     )
