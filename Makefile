@@ -62,7 +62,7 @@ coverage: $(SETUP) ## Run the tests and say which lines and branches they did no
 		$(BIN)/coverage report || status=$$?; exit $$status
 
 .PHONY: bench
-bench: $(SETUP) ## Measure the platform beside bare frameworks and a hand-written application (ARGS="--rounds 1")
+bench: $(SETUP) ## Measure the platform beside bare frameworks and one written by hand (ARGS="--rounds 1")
 	$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: bench-jobs
