@@ -56,7 +56,9 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
 def test_the_index_lists_every_page_once() -> None:
     listed = [link for link in links(DOCS / "README.md") if not link.startswith("..")]
     pages = {path.name for path in DOCS.iterdir() if path.is_file() and path.name != "README.md"}
-    assert sorted(listed) == sorted(pages | {"runbooks/README.md"})
+    wanted = pages | {"runbooks/README.md"}
+    assert wanted - set(listed) == set(), "a new page needs its line in docs/README.md"
+    assert sorted(listed) == sorted(wanted)
 
 
 def test_the_readme_leads_to_the_index() -> None:
