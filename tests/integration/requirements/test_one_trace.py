@@ -103,7 +103,7 @@ async def test_one_trace_id_runs_from_the_request_over_log_and_job_to_the_webhoo
     assert json.loads(body)["data"]["id"] == task_id
     assert told["traceparent"].split("-")[1] == TRACE
 
-    def logged() -> dict[tuple[str, str], Any]:
+    def logged() -> dict[tuple[str, str | None], Any]:
         every = [*lines(api), *lines(worker)]
         return {
             (line["event"], line.get("kind") or line.get("route")): line

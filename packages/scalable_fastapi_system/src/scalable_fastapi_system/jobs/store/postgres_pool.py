@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 import asyncpg
+from asyncpg.pool import PoolAcquireContext
 
 from scalable_fastapi_system.infra.database import DatabaseManager
 from scalable_fastapi_system.infra.database.urls import asyncpg_dsn
@@ -27,16 +29,39 @@ async def create_pool(database: DatabaseManager, *, size: int, waits_for_disk: b
             options["server_settings"]["synchronous_commit"] = "off"
     else:
         options["statement_cache_size"] = 0
-    return await asyncpg.create_pool(
+    return await _Pool(
         asyncpg_dsn(database.url),
         min_size=1,
         max_size=size,
+        max_queries=50_000,
+        loop=None,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
         timeout=settings.connect_timeout_seconds,
         command_timeout=settings.statement_timeout_seconds,
         max_inactive_connection_lifetime=300.0,
         reset=_keep_session,
         **options,
     )
+
+
+class _Acquired(PoolAcquireContext):  # type: ignore[misc] # asyncpg has no types
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_val: BaseException | None = None,
+        exc_tb: TracebackType | None = None,
+    ) -> None:
+        if isinstance(exc_val, asyncpg.ReadOnlySQLTransactionError):
+            await self.pool.expire_connections()
+        await super().__aexit__(exc_type, exc_val, exc_tb)
+
+
+class _Pool(asyncpg.Pool):  # type: ignore[misc] # asyncpg has no types
+    """Opens its connections anew when one takes no writes: after a failover they lead to the old primary."""
+
+    def acquire(self, *, timeout: float | None = None) -> PoolAcquireContext:
+        return _Acquired(self, timeout)
 
 
 async def close_pool(pool: asyncpg.Pool) -> None:
