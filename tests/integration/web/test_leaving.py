@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
 import uvicorn
+import uvloop
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.web.http_protocol import http_protocol
 from starlette.responses import PlainTextResponse
@@ -84,3 +86,45 @@ async def test_a_leaving_server_serves_kept_alive_connections_once_more(
         for connection in (used, never_used):
             assert await connection.end() == b""
         await serving
+
+
+@pytest.mark.parametrize(
+    "make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_a_request_that_came_while_a_leaving_server_was_busy_is_answered(
+    make_settings: Callable[..., Settings],
+    listener: socket.socket,
+    make_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    ours, (wakes, waker) = socket.socket(), socket.socketpair()
+
+    class Busy(http_protocol(make_settings())):  # type: ignore[misc]
+        leave_seconds = 0.05
+
+        def shutdown(self) -> None:
+            super().shutdown()
+            self.loop.add_reader(wakes, self.work)
+            waker.send(b".")
+
+        def work(self) -> None:
+            self.loop.remove_reader(wakes)
+            ours.sendall(REQUEST)
+            time.sleep(0.1)  # the time for leaving is over before anything else can be read
+
+    async def main() -> bytes:
+        config = uvicorn.Config(PlainTextResponse("ok"), http=Busy, lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server._serve(sockets=[listener]))
+        await until(lambda: server.started)
+        await asyncio.to_thread(ours.connect, listener.getsockname())
+        await until(lambda: server.server_state.connections)
+        server.should_exit = True
+        ours.settimeout(WITHIN_SECONDS)
+        answer = await asyncio.to_thread(ours.makefile("rb").read)
+        await serving
+        return answer
+
+    with ours, wakes, waker, asyncio.Runner(loop_factory=make_loop) as runner:
+        answer = runner.run(main())
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer

@@ -13,6 +13,7 @@ request nothing, and a process that was stopped for a while blames nobody. The b
 
 A process that leaves lets no request meet a closing connection: an idle one is served until its next answer, which says
 `Connection: close`, or for `leave_seconds` at most. uvicorn closes it at once, and what is then under way is reset.
+What arrived within that time is read before the end, also where the process was too busy to read it sooner.
 
 A request that breaks HTTP, or has a head of more than `API__MAX_HEAD_BYTES`, gets the error body that all failures get.
 """
@@ -35,6 +36,8 @@ from scalable_fastapi_system.web.problems import MEDIA_TYPE, problem_body
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
 
 LOOKS = 4
+LEAVE_SECONDS = 5.0
+LAST_READ_SECONDS = 0.1
 _DISCARD = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time at all: the connection is reset
 HEAD, ANSWER, REST = "head", "answer", "rest"
 _log = structlog.get_logger("api.connection")
@@ -62,6 +65,8 @@ def http_protocol(settings: Settings) -> type[GuardedHttpProtocol]:
         "bytes_between_looks": api.slow_client_bytes_per_second * api.slow_client_seconds / LOOKS,
         "max_head_bytes": api.max_head_bytes,
         "refusal_headers": b"".join(name + b": " + value + b"\r\n" for name, value in headers),
+        # well within the time that the process has for leaving: after that it cuts off whatever is under way
+        "leave_seconds": min(LEAVE_SECONDS, api.shutdown_grace_seconds / 2),
     }
     return type("ConfiguredHttpProtocol", (GuardedHttpProtocol,), limits)
 
@@ -73,7 +78,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     bytes_between_looks: float
     max_head_bytes: int
     refusal_headers: bytes
-    leave_seconds = 2.0
+    leave_seconds: float
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -123,7 +128,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         self._is_leaving = True
         if self.cycle is None or self.cycle.response_started:
-            self.loop.call_later(self.leave_seconds, super().shutdown)
+            self.loop.call_later(self.leave_seconds, self._leave)
         else:
             self.cycle.keep_alive = False
 
@@ -131,6 +136,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._refuse(400, msg)
 
     # -- inside ---------------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        # uvloop runs due timers before it reads: give it one more reading, for what came while it was busy
+        self.loop.call_later(LAST_READ_SECONDS, super().shutdown)
 
     def _look(self) -> None:
         self._timer = self.loop.call_later(self.seconds_between_looks, self._look)
