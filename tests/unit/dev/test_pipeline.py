@@ -24,6 +24,10 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / ".ci").mkdir()
     shutil.copy(REPOSITORY / ".ci" / "run", tmp_path / ".ci" / "run")
     (tmp_path / "Makefile").write_text(MAKEFILE)
+    packages = tmp_path / "hack" / "ci" / "debian-packages"  # a stand-in: nothing is to be installed here
+    packages.parent.mkdir(parents=True)
+    packages.write_text('#!/bin/sh\necho "packages with CI=$CI"\necho "1 passed in 0.01s"\n')
+    packages.chmod(0o755)
     return tmp_path
 
 
@@ -43,7 +47,9 @@ def pipeline(checkout: Path, *, failing: str = "") -> subprocess.CompletedProces
 def test_it_runs_every_phase_without_input_and_sums_up(checkout: Path) -> None:
     result = pipeline(checkout)
     assert result.returncode == 0, result.stdout
-    phases = ["setup", "check", "test"] + (["e2e"] if os.geteuid() == 0 else [])
+    is_root = os.geteuid() == 0
+    packages = ["packages"] if is_root and shutil.which("apt-get") else []
+    phases = ["setup", "check", *packages, "test", *(["e2e"] if is_root else [])]
     for phase in phases:
         assert f"{phase} with CI=true" in result.stdout
     summary = result.stdout.partition("=== summary")[2]
