@@ -1,4 +1,4 @@
-"""The API on SQLite and on Postgres, and how to register and sign in there."""
+"""The API on each kind of database, and how to register and sign in there."""
 
 from __future__ import annotations
 
@@ -115,8 +115,11 @@ async def start_api(settings: Settings) -> AsyncIterator[Api]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A module runs on SQLite and Postgres, or on the kinds of `DATABASES` that it names."""
-    if "database_section" in metafunc.fixturenames:
+    """A module runs on SQLite and Postgres, or on the kinds of `DATABASES` that it names; a test may have a mark."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "database_section" in metafunc.fixturenames and not any(
+        mark.args[0] == "database_section" for mark in marks
+    ):
         kinds = getattr(metafunc.module, "DATABASES", ("sqlite", "postgres"))
         metafunc.parametrize("database_section", kinds, indirect=True)
 

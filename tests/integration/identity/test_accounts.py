@@ -1,4 +1,4 @@
-"""Registering and changing one's own user, on SQLite and Postgres."""
+"""Registering and changing one's own user, on every database."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from fastapi.testclient import TestClient
 from scalable_fastapi_system import create_app
 
 from tests.integration.identity.conftest import PASSWORD, Api
+
+DATABASES = ("sqlite", "postgres", "mariadb", "pgbouncer")
 
 
 async def test_registered_user_is_answered_as_the_guide_has_it(api: Api) -> None:

@@ -15,6 +15,8 @@ from scalable_fastapi_system.kit.errors import AuthenticationException
 
 from tests.integration.identity.conftest import Account, Api, start_api
 
+DATABASES = ("sqlite", "postgres", "mariadb", "pgbouncer")
+
 
 class Monotonic:
     """Time that a test moves on."""
@@ -90,6 +92,7 @@ async def test_middleware_learns_the_callers_key_before_any_query_and_the_caller
     assert watch.identify(bearer(account)) == {"rate_key": f"user:{user_id}", "principal": principal}
 
 
+@pytest.mark.parametrize("database_section", ["sqlite"], indirect=True)  # it is not asked
 @pytest.mark.parametrize(
     "authorization",
     [

@@ -14,6 +14,8 @@ from scalable_fastapi_system.identity.tokens import TokenType
 
 from tests.integration.identity.conftest import Account, Api, start_api
 
+DATABASES = ("sqlite", "postgres", "mariadb", "pgbouncer")
+
 GRACE_SECONDS = 10
 
 

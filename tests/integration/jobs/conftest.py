@@ -1,9 +1,10 @@
-"""A lab on each kind of store: PostgreSQL with hints by Redis, PostgreSQL alone, SQLite."""
+"""A lab on each kind of store: PostgreSQL with hints by Redis, PostgreSQL alone, SQLite; where a module asks, more."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scalable_fastapi_system.infra.database.manager import DatabaseManager
@@ -12,6 +13,7 @@ from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import JobRegistry
 
 from tests.integration.jobs.harness import Lab, running_lab
+from tests.support.databases import section_for
 
 FAST = {
     "heartbeat_seconds": 0.1,
@@ -20,6 +22,12 @@ FAST = {
     "lease_seconds": 1.0,
     "drain_seconds": 0.5,
 }
+
+
+LABS = ("postgres+redis", "postgres", "sqlite")
+ALL_LABS = (*LABS, "pgbouncer+redis", "pgbouncer", "mariadb+redis", "mariadb")
+# Without Redis nothing wakes a worker there: MariaDB has no LISTEN, and through the pooler nothing is heard. It polls.
+WAKING_LABS = tuple(lab for lab in ALL_LABS if lab not in {"pgbouncer", "mariadb"})
 
 
 @pytest.fixture
@@ -39,23 +47,28 @@ async def lab(job_settings: Settings, registry: JobRegistry) -> AsyncIterator[La
         yield lab
 
 
-@pytest.fixture(params=["postgres+redis", "postgres", "sqlite"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module runs on the kinds of `LABS`, or on those that it names so; a test may name others by a mark."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "any_lab" in metafunc.fixturenames and not any(mark.args[0] == "any_lab" for mark in marks):
+        metafunc.parametrize("any_lab", getattr(metafunc.module, "LABS", LABS), indirect=True)
+
+
+@pytest.fixture
 async def any_lab(
     request: pytest.FixtureRequest,
     make_settings: Callable[..., Settings],
     registry: JobRegistry,
     tmp_path: Path,
 ) -> AsyncIterator[Lab]:
-    """Every way to run jobs."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'jobs.db'}"
-        settings = make_settings(database={"database_url": url}, jobs=FAST)
+    """Every way to run jobs: a kind of database, `+redis` where Redis carries the hints."""
+    kind, _, hints = request.param.partition("+")
+    sections: dict[str, Any] = {"database": section_for(kind, request, tmp_path, is_migrated=True)}
+    if hints:
+        sections["redis"] = {"redis_url": request.getfixturevalue("redis_url")}
+    settings = make_settings(jobs=FAST, **sections)
+    if kind == "sqlite":
         migrate(settings)
-    elif request.param == "postgres":
-        url = request.getfixturevalue("postgres_url")
-        settings = make_settings(database={"database_url": url}, jobs=FAST)
-    else:
-        settings = request.getfixturevalue("job_settings")
     async with running_lab(settings, registry) as lab:
         yield lab
 

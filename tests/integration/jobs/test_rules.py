@@ -28,6 +28,8 @@ from sqlalchemy import insert, select, text, update
 
 from tests.integration.jobs.harness import Lab
 
+LABS = ("postgres+redis", "postgres", "sqlite", "pgbouncer", "mariadb")
+
 # -- unique keys --------------------------------------------------------------------------------------
 
 

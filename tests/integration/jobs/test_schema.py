@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import tables
 from sqlalchemy import inspect
 
+from tests.support.databases import DATABASES, section_for
+
 TABLES = {
     table.name
     for table in vars(tables).values()
@@ -21,16 +23,14 @@ TABLES = {
 }
 
 
-@pytest.fixture(params=["postgres", "sqlite"])
+@pytest.fixture(params=DATABASES)
 def database(
     request: pytest.FixtureRequest, make_settings: Callable[..., Settings], tmp_path: Path
-) -> DatabaseManager:
-    url = (
-        f"sqlite:///{tmp_path / 'jobs.db'}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("empty_postgres_url")
-    )
-    return DatabaseManager(make_settings(database={"database_url": url}))
+) -> Iterator[DatabaseManager]:
+    section = section_for(request.param, request, tmp_path, is_migrated=False)
+    database = DatabaseManager(make_settings(database=section))
+    yield database
+    database.engine.dispose()
 
 
 def test_declared_and_migrated_tables_are_the_same(database: DatabaseManager) -> None:
@@ -42,7 +42,6 @@ def test_declared_and_migrated_tables_are_the_same(database: DatabaseManager) ->
             opts={"compare_type": True, "include_object": _only_ours},
         )
         differences = compare_metadata(context, metadata)
-    database.engine.dispose()
     assert differences == []
 
 
@@ -55,7 +54,6 @@ def test_the_migration_can_be_taken_back(database: DatabaseManager) -> None:
     migrator.upgrade()
     with database.engine.connect() as connection:
         assert set(inspect(connection).get_table_names()) >= TABLES
-    database.engine.dispose()
 
 
 def _only_ours(thing: object, name: str | None, kind: str, _reflected: bool, _to: object) -> bool:

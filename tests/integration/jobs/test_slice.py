@@ -17,7 +17,10 @@ from scalable_fastapi_system.jobs import (
 )
 from scalable_fastapi_system.kit.errors import NotFoundException, ValidationException
 
+from tests.integration.jobs.conftest import ALL_LABS, WAKING_LABS
 from tests.integration.jobs.harness import Lab
+
+LABS = ALL_LABS
 
 
 async def test_a_job_runs_and_its_result_is_kept(any_lab: Lab, registry: JobRegistry) -> None:
@@ -105,6 +108,7 @@ async def test_a_job_that_takes_too_long_has_failed(any_lab: Lab, registry: JobR
     assert "longer than 0.1 seconds" in ended.error["message"]
 
 
+@pytest.mark.parametrize("any_lab", WAKING_LABS, indirect=True)
 async def test_an_idle_worker_is_woken_and_does_not_find_a_job_by_looking(
     any_lab: Lab, registry: JobRegistry
 ) -> None:

@@ -257,11 +257,16 @@ class DurableWorker(Worker):
                 await self.record_health()
 
     async def _listen(self) -> None:
-        """Without Redis, PostgreSQL's NOTIFY wakes the worker."""
-        if self.channel is self.local and self.resources.database.backend == "postgresql":
-            from scalable_fastapi_system.jobs.notify import listen
+        """Without Redis, PostgreSQL's NOTIFY wakes the worker, unless a pooler is between them."""
+        if self.channel is not self.local or self.resources.database.backend != "postgresql":
+            return
+        if not self.resources.settings.database.prepared_statements:
+            # A LISTEN would hear nothing, and stay behind on a server that others are given next.
+            _log.info("behind a pooler nothing wakes a worker without Redis: it polls")
+            return
+        from scalable_fastapi_system.jobs.notify import listen
 
-            await listen(self.resources.database, self.local.wake)
+        await listen(self.resources.database, self.local.wake)
 
     # -- taking -------------------------------------------------------------------------------------
 

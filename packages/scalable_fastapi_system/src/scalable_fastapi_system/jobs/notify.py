@@ -22,7 +22,7 @@ _RECONNECT_SECONDS = 1.0
 async def listen(database: DatabaseManager, wake: Callable[[], None]) -> None:
     """Calls `wake` for every notification, until it is cancelled; connects again whenever the connection ends.
 
-    Behind a pooler in transaction mode nothing arrives; the worker then polls.
+    Not for a pooler in transaction mode: LISTEN belongs to a session. A NOTIFY may come through one.
     """
     while True:
         try:
