@@ -144,6 +144,14 @@ def test_comma_separated_lists_are_split(monkeypatch):
     assert Settings().security.cors_origins == ["https://a.example", "https://b.example"]
 
 
+def test_lists_come_as_json_too_and_what_is_neither_is_refused(monkeypatch):
+    monkeypatch.setenv("SECURITY__ALLOWED_HOSTS", '["a.example", "b.example"]')
+    assert Settings().security.allowed_hosts == ["a.example", "b.example"]
+    monkeypatch.setenv("SECURITY__ALLOWED_HOSTS", "[a.example]")
+    with pytest.raises(ValidationError, match="neither a comma-separated list nor a JSON list"):
+        Settings()
+
+
 def test_every_setting_is_described():
     assert [row.variable for row in effective_values(Settings()) if not row.description] == []
 

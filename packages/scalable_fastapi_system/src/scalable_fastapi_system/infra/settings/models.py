@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +28,16 @@ class Environment(StrEnum):
 
 
 def _split_commas(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith(
+        "["
+    ):  # as other tools write lists, which would otherwise be one strange name
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("neither a comma-separated list nor a JSON list") from None
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 class _Section(BaseModel):
