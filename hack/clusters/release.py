@@ -42,8 +42,13 @@ class Release:
         }
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
-    def install(self, values: Sequence[Path], settings: Sequence[str] = ()) -> None:
-        """Install or upgrade and wait until everything runs. Raises ToolError, after telling how the pods are."""
+    def install(
+        self, values: Sequence[Path], settings: Sequence[str] = (), *, patience: str = PATIENCE
+    ) -> None:
+        """Install or upgrade and wait until everything runs, for `patience` (like 300s) at most.
+
+        Raises ToolError, after telling how the pods are.
+        """
         arguments: list[str | Path] = [
             "upgrade",
             "--install",
@@ -51,7 +56,7 @@ class Release:
             CHART,
             "--wait",
             "--timeout",
-            PATIENCE,
+            patience,
         ]
         for file in values:
             arguments += ["--values", file]
