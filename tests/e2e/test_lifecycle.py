@@ -90,9 +90,14 @@ def test_an_installation_through_its_whole_life(fresh):
         same = replace(user, client=client)
         assert same.data("GET", f"/datasets/{accepted['id']}")["profile"]["rows"] == 560
 
-    # a rollback is an upgrade, too
+    # a rollback is an upgrade, too: settings go back, stores and data stay
     release.helm("rollback", release.name, "1", "--wait", "--timeout", "10m")
     assert secrets_of(release) == secrets
+    for store in ("postgres", "redis"):
+        assert uid(release, store) == before[store]
+    with release.api() as client:
+        same = replace(user, client=client)
+        assert same.data("GET", f"/datasets/{accepted['id']}")["profile"]["rows"] == 560
 
     # what stays is what the notes say: the database's volume and the secrets that fit it
     release.helm("uninstall", release.name, "--wait", "--timeout", "5m")

@@ -144,9 +144,28 @@ def create_storage_class(system: System, name: str) -> None:
     )
 
 
+@pytest.fixture
+def make_storage_class(system):
+    """Makes a storage class; it is gone in the end, after the volumes that came from it."""
+    made: list[str] = []
+
+    def make(name: str) -> None:
+        made.append(name)
+        create_storage_class(system, name)
+
+    yield make
+    until(lambda: not classes_with_volumes(system) & {*made}, 180, "the volumes are gone")
+    for name in made:
+        system.kubectl("delete", "storageclass", name)
+
+
+def classes_with_volumes(system: System) -> set[str]:
+    return {volume["spec"].get("storageClassName", "") for volume in system.get("persistentvolumes")}
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_installs_and_passes_its_tests(
-    system, add_ons, prometheus_if_there, place, zone, tmp_path, name
+    system, add_ons, prometheus_if_there, make_storage_class, place, zone, tmp_path, name
 ):
     shape = SHAPES[name]
     if missing := shape.needs - add_ons:
@@ -167,7 +186,7 @@ def test_a_shape_installs_and_passes_its_tests(
         )
         stores.secrets_of_a_platform(release)
     if shape.storage_class:
-        create_storage_class(system, shape.storage_class)
+        make_storage_class(shape.storage_class)
 
     release.install(
         [Path(os.environ["E2E_VALUES"]), CHART / "ci" / f"{name}-values.yaml", values], patience="300s"
