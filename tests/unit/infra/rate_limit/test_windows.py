@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scalable_fastapi_system.infra.rate_limit import Rate
 from scalable_fastapi_system.infra.rate_limit.windows import LocalWindow, room, wait_seconds
@@ -28,6 +28,7 @@ def test_room_is_what_this_window_and_the_share_of_the_last_leave(
     assert room(Rate(10, 60, "r"), count, before, past) == expected
 
 
+@example(limit=1, window=1, count=0, before=1, share=0.0)
 @given(
     limit=st.integers(1, 1000),
     window=st.integers(1, 86_400),

@@ -6,6 +6,8 @@ import math
 
 from scalable_fastapi_system.infra.rate_limit.policies import Rate
 
+_MOMENT = 1e-9
+
 
 def room(rate: Rate, count: int, before: int, past_seconds: float) -> int:
     """How many more requests fit, this far into the window. Negative where there were too many."""
@@ -20,8 +22,8 @@ def wait_seconds(rate: Rate, count: int, before: int, past_seconds: float) -> fl
         return 0.0
     left = window - past_seconds
     if count < rate.limit:
-        # The window before fades until it weighs less than this one leaves.
-        return max(0.0, left - (rate.limit - count) * window / before)
+        # The window before fades until it weighs less than this one leaves: where it weighs just that, for a moment.
+        return max(_MOMENT * window, left - (rate.limit - count) * window / before)
     # This window is used up. In the next one it is the one before, and fades from its whole weight.
     return left + max(0.0, window - rate.limit * window / count)
 
