@@ -19,7 +19,9 @@ from scalable_fastapi_system.web.middleware import PlatformMiddleware
 from scalable_fastapi_system.web.platform_api import PlatformAPI
 from scalable_fastapi_system.web.problems import install_error_handlers
 from scalable_fastapi_system.web.rate_limit import RateLimitingMiddleware, RateLimits
+from scalable_fastapi_system.web.route_table import RouteTable
 from starlette.types import Scope
+from structlog.testing import capture_logs
 
 MakeSettings = Callable[..., Settings]
 
@@ -265,3 +267,35 @@ def test_a_rate_that_makes_no_sense_keeps_the_application_from_starting(make_set
     settings = make_settings(rate_limit={"auth": "sometimes"})
     with pytest.raises(ConfigurationError, match="RATE_LIMIT__AUTH"):
         RateLimits(settings, RedisConnections(settings.redis))
+
+
+def checked(settings: Settings, app: FastAPI) -> None:
+    table = RouteTable(app, body_limit_bytes=0, timeout_seconds=0.0)
+    RateLimits(settings, RedisConnections(settings.redis)).check_routes(table.prepare())
+
+
+def test_a_mark_that_names_no_policy_is_found_at_the_start(make_settings: MakeSettings) -> None:
+    app = FastAPI()
+    add_routes(app)
+    checked(make_settings(), app)
+
+    @app.get("/wrong")
+    @rate_limit("reprots")
+    async def wrong() -> None: ...
+
+    with pytest.raises(ConfigurationError, match="reprots"):
+        checked(make_settings(), app)
+
+
+def test_a_limited_route_that_does_not_exist_is_told_at_the_start(make_settings: MakeSettings) -> None:
+    app = FastAPI()
+    add_routes(app)
+    routes = {
+        "/others": "1/second",
+        "POST /reports": "2/hour",
+        "POST /others": "1/hour",
+        "/reprots": "1/hour",
+    }
+    with capture_logs() as lines:
+        checked(make_settings(rate_limit={"routes": routes}), app)
+    assert {line["route"] for line in lines} == {"POST /others", "/reprots"}

@@ -40,6 +40,7 @@ from scalable_fastapi_system.web.openapi import install_openapi
 from scalable_fastapi_system.web.platform_api import PlatformAPI
 from scalable_fastapi_system.web.problems import install_error_handlers
 from scalable_fastapi_system.web.rate_limit import RateLimits
+from scalable_fastapi_system.web.route_table import RouteTable
 
 
 def create_app(settings: Settings | None = None, product: Product | None = None) -> FastAPI:
@@ -112,6 +113,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await resources.start()
         stack.push_async_callback(resources.stop)
         if app.state.rate_limits is not None:
+            app.state.rate_limits.check_routes(
+                RouteTable(app, body_limit_bytes=0, timeout_seconds=0.0).prepare()
+            )
             stack.push_async_callback(app.state.rate_limits.stop)
         await identity.start()
         stack.push_async_callback(identity.stop)

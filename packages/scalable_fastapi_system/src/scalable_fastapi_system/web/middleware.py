@@ -107,8 +107,8 @@ class PlatformMiddleware:
         self._stream_room = api.max_event_streams
         if metrics is not None:
             metrics.watch_in_progress(lambda: self._at_work)
-            for method, template in self._routes.prepare():
-                metrics.prepare(method, template)
+            for method, facts in self._routes.prepare():
+                metrics.prepare(method, facts.template)
         self._slow_client_seconds = api.slow_client_seconds
         self._slow_client_bytes_per_second = api.slow_client_bytes_per_second
         self._slow_request_seconds = api.slow_request_seconds

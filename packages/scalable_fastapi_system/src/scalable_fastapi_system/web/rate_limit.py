@@ -7,9 +7,10 @@ RateLimit fields and Retry-After. Nothing here fails because Redis does: see `in
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +26,7 @@ from scalable_fastapi_system.web.client_address import ProxyTrust, client_addres
 from scalable_fastapi_system.web.problems import problem_response
 from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable
 
+_log = structlog.get_logger("rate_limit")
 RawHeaders = list[tuple[bytes, bytes]]
 _COUNTED = "is_rate_counted"
 _MAX_REMEMBERED = 10_000
@@ -55,6 +57,19 @@ class RateLimits:
         """
         policy, identity = self._who(scope, facts)
         return self.limiter.check(policy, identity, facts.template)
+
+    def check_routes(self, routes: Iterable[tuple[str, RouteFacts]]) -> None:
+        """For the start: what would otherwise show at the first request.
+
+        Raises ConfigurationError where a route is marked with a policy that there is not. A route that the settings
+        limit and that does not exist is a warning: while a deploy rolls, one version has it and the other has not.
+        """
+        existing: set[str] = set()
+        for method, facts in routes:
+            self.policies.of_route(method, facts.template, facts.policy)
+            existing |= {facts.template, f"{method} {facts.template}"}
+        for route in self.policies.limited_routes - existing:
+            _log.warning("RATE_LIMIT__ROUTES names a route that does not exist", route=route)
 
     async def stop(self) -> None:
         """Gives back what this process has leased. For its end."""

@@ -115,13 +115,13 @@ class RouteTable:
                 other = other or facts  # the path exists: a 405 belongs to its route
         return other or self.unmatched, None
 
-    def prepare(self) -> Iterator[tuple[str, str]]:
-        """Builds the table; method and template of every route in it."""
+    def prepare(self) -> Iterator[tuple[str, RouteFacts]]:
+        """Builds the table; method and facts of every route in it."""
         self._build()
         for by_method in self._static.values():
-            yield from ((method, facts.template) for method, facts in by_method.items())
+            yield from by_method.items()
         for _, methods, facts in (*(one for some in self._dynamic.values() for one in some), *self._anywhere):
-            yield from ((method, facts.template) for method in methods)
+            yield from ((method, facts) for method in methods)
 
     def _facts(self, template: str, endpoint: Any) -> RouteFacts:
         return RouteFacts(

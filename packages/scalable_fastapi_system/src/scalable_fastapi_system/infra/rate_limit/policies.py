@@ -90,6 +90,11 @@ class Policies:
         }
         self._marked: dict[str, Policy] = {}
 
+    @property
+    def limited_routes(self) -> frozenset[str]:
+        """The routes that the settings name, by template, some with a method before it."""
+        return frozenset(self._routes)
+
     def of_class(self, name: str) -> Policy:
         """The policy of a class of callers."""
         return self._named[name]
