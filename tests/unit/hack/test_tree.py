@@ -1,0 +1,33 @@
+"""What may not stand in any file of the repository."""
+
+from __future__ import annotations
+
+import subprocess
+
+from hack.dev.layout import REPOSITORY
+
+# In two halves, so that this file does not name them either.
+REGISTRIES = [
+    first + second
+    for first, second in (
+        ("pypi", ".org"),
+        ("files.python", "hosted.org"),
+        ("proxy.golang", ".org"),
+        ("registry.npm", "js.org"),
+        ("static.crates", ".io"),
+        ("repo.maven.", "apache.org"),
+    )
+]
+
+
+def test_no_file_names_the_host_of_a_package_registry() -> None:
+    """Pins are by hash and take their place from the machine's own settings, so that any mirror will do."""
+    pattern = [argument for host in REGISTRIES for argument in ("-e", host)]
+    found = subprocess.run(
+        ["git", "grep", "--fixed-strings", "--files-with-matches", "-I", *pattern],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.returncode, found.stdout) == (1, ""), found.stdout or found.stderr
