@@ -8,6 +8,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def edge(
     for parent in folder.parents:
         if parent.name.startswith("pytest-"):
             parent.chmod(0o755)
-    name = f"edge_{folder.name.replace('-', '_')}"
+    name = f"edge_{uuid.uuid4().hex[:12]}"  # the server is all test processes' own
     api = ServiceProcess(
         "api",
         API,

@@ -31,11 +31,11 @@ PATIENCE_SECONDS = 60.0
 STEP_SECONDS = 1
 SETTING = re.compile(r"^[A-Za-z_]+__\w+$|^ENVIRONMENT$", re.IGNORECASE)
 
-# Room for few requests and a small rate, so that a small load meets both limits; cheap passwords.
+# Room for few followers of tasks and a small rate, so that a small load meets both limits; cheap passwords.
 ROOM = 4
 LIMITED_ROUTE, LIMITED_RATE = "GET /tasks", 5
 SETTINGS = {
-    "API__MAX_CONCURRENT_REQUESTS": str(ROOM),
+    "API__MAX_EVENT_STREAMS": str(ROOM),
     "RATE_LIMIT__ROUTES": json.dumps({LIMITED_ROUTE: f"{LIMITED_RATE}/minute"}),
     "SECURITY__BCRYPT_ROUNDS": "4",
     "JOBS__CONCURRENCY": "4",

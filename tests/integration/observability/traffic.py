@@ -115,15 +115,20 @@ class Traffic:
         return queues
 
     def _full_process(self, waiting_task: str) -> None:
-        """Streams of a task that waits hold all the room; the next request is refused."""
+        """Followers of a task that waits take all the room that there is for them; the next one is refused."""
+
+        def follow() -> int:
+            with self._client.stream("GET", f"/tasks/{waiting_task}/events") as answer:
+                return answer.status_code
+
         with ExitStack() as held:
             for _ in range(ROOM):
                 stream = self._client.stream("GET", f"/tasks/{waiting_task}/events")
                 answer = held.enter_context(stream)
                 if answer.status_code != 200:
                     raise NotObservedError(f"no stream of events: {answer.status_code}")
-            until(lambda: self._client.get("/users/me").status_code == 503, "a full process refuses")
-        until(lambda: self._client.get("/users/me").status_code == 200, "the process has room again")
+            until(lambda: follow() == 503, "a full process refuses")
+        until(lambda: follow() == 200, "the process has room again")
 
     def _too_many_requests(self) -> None:
         statuses = [self._client.get("/tasks").status_code for _ in range(LIMITED_RATE + 5)]
