@@ -34,6 +34,12 @@ class EmbeddedWorker:
     """See the module. All methods may be called from any thread."""
 
     def __init__(self, resources: Resources, *, registry: JobRegistry) -> None:
+        # Here, where the application is made: in the thread the imports could meet half of another thread's circular
+        # import, and in `start` they would hold up the application's loop.
+        import scalable_fastapi_system.jobs.builtin
+        import scalable_fastapi_system.jobs.durable  # noqa: F401
+
+        resources.product.load_jobs()
         self._resources = weakref.ref(resources)
         self._registry = registry
         self._lock = threading.Lock()
@@ -58,12 +64,6 @@ class EmbeddedWorker:
             resources = self._resources()
             if resources is None:
                 return
-            # Here and not in the thread: two threads that import the same packages at once may each meet the other's
-            # half of a circular import.
-            import scalable_fastapi_system.jobs.builtin
-            import scalable_fastapi_system.jobs.durable  # noqa: F401
-
-            resources.product.load_jobs()
             self._thread = threading.Thread(
                 target=self._main, args=(resources,), name="embedded-worker", daemon=True
             )
