@@ -81,6 +81,7 @@ async def _profile(ctx: JobContext, dataset: Dataset) -> dict[str, Any]:
         run = ProfileRun(folder)
         await _fetch(ctx, dataset, run.source)
         profiling = asyncio.ensure_future(asyncio.to_thread(run.run))
+        profiling.add_done_callback(_look_at_error)
         try:
             while not profiling.done():
                 await asyncio.wait({profiling}, timeout=_LOOK_SECONDS)
@@ -103,6 +104,7 @@ async def _fetch(ctx: JobContext, dataset: Dataset, target: Path) -> None:
     fetching = asyncio.ensure_future(
         ctx.resources.storage.download_to(dataset.storage_key, target, on_bytes=note)
     )
+    fetching.add_done_callback(_look_at_error)
     try:
         while not fetching.done():
             await asyncio.wait({fetching}, timeout=_LOOK_SECONDS)
@@ -111,6 +113,12 @@ async def _fetch(ctx: JobContext, dataset: Dataset, target: Path) -> None:
         fetching.result()
     finally:
         fetching.cancel()
+
+
+def _look_at_error(task: asyncio.Future[Any]) -> None:
+    """Keeps asyncio from logging an error as overlooked: a job that is told to stop asks no more how its work ended."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _until_done(profiling: asyncio.Future[Any]) -> None:
