@@ -3,7 +3,12 @@
 | fixture | gives |
 | --- | --- |
 | `make_settings(**sections)` | `Settings` for tests, from nothing but its arguments |
-| `settings` | the same, on a fresh migrated database and an empty Redis |
+| `database_kind` | which of `DATABASES` the test runs on: see below |
+| `database_section`, `empty_database_section` | the settings of a fresh database of that kind, with the product's schema or empty |
+| `database_url`, `database_environment` | its address; the variables that lead a service's process to it |
+| `settings` | `Settings` on `database_section` and an empty Redis |
+| `chosen_database` | for examples that give no settings: an environment that leads to the kind of `--database` |
+| `disposable_database` | a server of that kind, of the test's own: `stop`, `start`, `kill`, `freeze`, `thaw`; skips for SQLite |
 | `postgres_server` | the run's shared server: `create_database`, `execute`, `superuser_url` |
 | `postgres_url` | a fresh database with the product's schema (tens of milliseconds) |
 | `empty_postgres_url` | a fresh database with nothing in it |
@@ -11,6 +16,11 @@
 | `pgbouncer` | PgBouncer in transaction mode before `postgres_server`: `url(database)`; skips where there is none |
 | `redis_server`, `redis_url` | this process's Redis, emptied before each test |
 | `disposable_postgres`, `disposable_redis` | servers of the test's own: `stop`, `start`, `kill`, `child.freeze`, `child.thaw` |
+
+A test that asks for `database_kind` or what is built on it runs on the kinds that its mark `databases` names, on
+PostgreSQL where it has none; with `--database KIND` on that kind alone. A test that is about one kind carries
+`only_on(kind, reason=…)` and is skipped in the runs on others. One that uses a kind's own fixtures without that mark
+ends the collection: it would run on the wrong database without a word.
 """
 
 from __future__ import annotations
@@ -27,6 +37,14 @@ import pytest
 import pytest_socket
 import structlog
 
+from tests.support.databases import (
+    DATABASES,
+    DisposableDatabase,
+    disposable_for,
+    environment_of,
+    find_missing_programs,
+    section_for,
+)
 from tests.support.stores import FOLDER_VARIABLE, Stores, close_run, open_run
 
 if TYPE_CHECKING:
@@ -41,8 +59,43 @@ UNIT_TESTS = Path(__file__).parent / "unit"
 _SETTING = re.compile(r"^[A-Za-z_]+__\w+$|^ENVIRONMENT$", re.IGNORECASE)
 
 
+# What only one kind of database has. `database_section` and its like ask for them by name, and are not meant.
+_OF_ONE_KIND = {
+    "postgres_server", "postgres_url", "empty_postgres_url", "disposable_postgres", "pgbouncer",
+    "mariadb_server", "mariadb_url", "empty_mariadb_url", "disposable_mariadb",
+}  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--database`, which `make test DATABASE=…` gives."""
+    parser.addoption("--database", choices=DATABASES, help="run what needs a database on this kind alone")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The kinds of database that a test runs on."""
+    if "database_kind" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("databases")
+        chosen = metafunc.config.getoption("--database")
+        kinds = [chosen] if chosen else mark.args if mark else ["postgres"]
+        metafunc.parametrize("database_kind", kinds, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips what is about another kind than the run's; refuses what does not say that it is about one."""
+    chosen = config.getoption("--database")
+    for item in items:
+        mark = item.get_closest_marker("only_on")
+        names = _OF_ONE_KIND & set(getattr(item, "fixturenames", ()))
+        if mark is None and names:
+            raise pytest.UsageError(f"{item.nodeid} uses {sorted(names)} and has no mark only_on")
+        if mark is not None and chosen is not None and chosen not in mark.args:
+            item.add_marker(pytest.mark.skip(reason=f"not on {chosen}: {mark.kwargs['reason']}"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """The pytest that the person started owns the stores; its xdist workers inherit the folder's name."""
+    if missing := find_missing_programs(config.getoption("--database")):
+        raise pytest.UsageError(missing)
     if not hasattr(config, "workerinput"):
         os.environ[FOLDER_VARIABLE] = str(open_run())
 
@@ -214,6 +267,68 @@ def make_settings() -> Callable[..., Settings]:
 
 
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings], postgres_url: str, redis_url: str) -> Settings:
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """One of `DATABASES`."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def database_section(
+    database_kind: str, request: pytest.FixtureRequest, stores: Stores, tmp_path: Path
+) -> dict[str, Any]:
+    """The settings `database` of a fresh database with the product's schema; a test may change its copy."""
+    return section_for(database_kind, request, stores, tmp_path, is_migrated=True)
+
+
+@pytest.fixture
+def empty_database_section(
+    database_kind: str, request: pytest.FixtureRequest, stores: Stores, tmp_path: Path
+) -> dict[str, Any]:
+    """The settings `database` of a fresh database with nothing in it."""
+    return section_for(database_kind, request, stores, tmp_path, is_migrated=False)
+
+
+@pytest.fixture
+def database_url(database_section: dict[str, Any]) -> str:
+    """The address in `database_section`."""
+    url: str = database_section["database_url"]
+    return url
+
+
+@pytest.fixture
+def database_environment(database_section: dict[str, Any]) -> dict[str, str]:
+    """`database_section` as the variables of a process's environment."""
+    return environment_of(database_section)
+
+
+@pytest.fixture
+def chosen_database(
+    request: pytest.FixtureRequest,
+    _no_settings_of_this_machine: None,
+    stores: Stores,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """For examples that give no settings: with `--database` the environment leads to that one, jobs in the process."""
+    chosen = request.config.getoption("--database")
+    if chosen is not None:
+        section = section_for(chosen, request, stores, tmp_path, is_migrated=True)
+        for name, value in {**environment_of(section), "JOBS__MODE": "embedded"}.items():
+            monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def disposable_database(database_kind: str, stores: Stores) -> Iterator[DisposableDatabase]:
+    """A running server of the test's own with the product's schema in a database."""
+    server = disposable_for(database_kind, stores)
+    yield server
+    server.discard()
+
+
+@pytest.fixture
+def settings(
+    make_settings: Callable[..., Settings], database_section: dict[str, Any], redis_url: str
+) -> Settings:
     """Settings on a fresh migrated database and an empty Redis."""
-    return make_settings(database={"database_url": postgres_url}, redis={"redis_url": redis_url})
+    return make_settings(database=database_section, redis={"redis_url": redis_url})

@@ -42,6 +42,8 @@ from sqlalchemy.orm import Session, load_only
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import JSONResponse, Response
 
+pytestmark = pytest.mark.usefixtures("chosen_database")
+
 GOOD_PASSWORD = "testpassword123"
 
 

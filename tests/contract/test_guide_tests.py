@@ -4,6 +4,8 @@ import pytest
 from fastapi.testclient import TestClient
 from scalable_fastapi_system import create_app, get_db
 
+pytestmark = pytest.mark.usefixtures("chosen_database")
+
 
 @pytest.fixture
 def client():

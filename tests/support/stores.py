@@ -174,22 +174,40 @@ class Stores:
         return name
 
     def disposable_mariadb(self, programs: Programs) -> MariaDB:
-        """A running MariaDB of the test's own, with an empty database `app`."""
+        """A running MariaDB of the test's own, with the schema in its `app` database."""
+        with self._lock("mariadb-snapshot"):
+            snapshot = self._folder / "mariadb-snapshot"
+            if not snapshot.exists():
+                self._make_mariadb_snapshot(programs, snapshot)
         self._count += 1
         server = self._new_mariadb(programs, f"mariadb-{self._process_name}-{self._count}")
+        subprocess.run(["cp", "-a", snapshot, server.data_dir], check=True)
         server.start()
-        server.create_database(APP_ROLE)
         return server
 
-    def new_pgbouncer(self, program: str, *, pool_size: int) -> PgBouncer:
-        """A running PgBouncer of this process's own, in front of the shared Postgres."""
+    def new_sqlite_file(self, folder: Path, *, is_migrated: bool) -> Path:
+        """A SQLite file of its own in the folder, with the product's schema; where it is to be empty, its name alone."""
+        self._count += 1
+        file = folder / f"{self._process_name}_{self._count}.db"
+        if is_migrated:
+            template = self._folder / f"{TEMPLATE}.db"
+            with self._lock("sqlite-template"):
+                if not template.exists():
+                    unfinished = self._folder / "unfinished.db"
+                    migrate(f"sqlite:///{unfinished}")
+                    unfinished.rename(template)
+            shutil.copyfile(template, file)
+        return file
+
+    def new_pgbouncer(self, program: str, *, pool_size: int, server_url: str | None = None) -> PgBouncer:
+        """A running PgBouncer of this process's own, in front of the shared Postgres or of the given one."""
         self._count += 1
         name = f"pgbouncer-{self._process_name}-{self._count}"
         pooler = PgBouncer(
             program,
             self._folder / name,
             port=find_free(),
-            server_url=self.postgres().url(),
+            server_url=server_url or self.postgres().url(),
             pool_size=pool_size,
             log_path=self._folder / f"{name}.log",
         )
@@ -234,6 +252,15 @@ class Stores:
         unfinished.start()
         try:
             migrate(unfinished.url(APP_ROLE))
+        finally:
+            unfinished.stop()
+        unfinished.data_dir.rename(snapshot)
+
+    def _make_mariadb_snapshot(self, programs: Programs, snapshot: Path) -> None:
+        unfinished = self._new_mariadb(programs, "mariadb-snapshot-unfinished")
+        unfinished.start()
+        try:
+            migrate(unfinished.create_database(APP_ROLE))
         finally:
             unfinished.stop()
         unfinished.data_dir.rename(snapshot)

@@ -49,13 +49,13 @@ class Api:
 
 
 @contextmanager
-def serve(folder: Path, *, postgres_url: str, redis_url: str) -> Iterator[Api]:
-    """The product's API with the job engine in it. No quota is kept: a campaign is meant to be too much."""
+def serve(folder: Path, *, database: dict[str, str], redis_url: str) -> Iterator[Api]:
+    """The product's API with the job engine in it, on the database of these variables. No quota is kept: a campaign is meant to be too much."""
     port = find_free()
     environment = {
         **{name: value for name, value in os.environ.items() if "__" not in name},
         "ENVIRONMENT": "test",
-        "DATABASE__DATABASE_URL": postgres_url,
+        **database,
         "REDIS__REDIS_URL": redis_url,
         "JOBS__MODE": "embedded",
         "LOGGING__FORMAT": "json",

@@ -36,8 +36,8 @@ RANGES = [
 
 
 @pytest.fixture
-def api(tmp_path: Path, postgres_url: str, redis_url: str) -> Iterator[Api]:
-    with serve(tmp_path, postgres_url=postgres_url, redis_url=redis_url) as running:
+def api(tmp_path: Path, database_environment: dict[str, str], redis_url: str) -> Iterator[Api]:
+    with serve(tmp_path, database=database_environment, redis_url=redis_url) as running:
         yield running
 
 
@@ -63,12 +63,12 @@ def test_a_followed_task_streams_its_events_to_its_end(api: Api) -> None:
 
 
 async def test_a_file_and_its_parts_are_as_described(
-    api: Api, postgres_url: str, make_settings: Callable[..., Settings]
+    api: Api, database_section: dict[str, Any], make_settings: Callable[..., Settings]
 ) -> None:
     async def content() -> AsyncIterator[bytes]:
         yield CONTENT
 
-    database = DatabaseManager(settings := make_settings(database={"database_url": postgres_url}))
+    database = DatabaseManager(settings := make_settings(database=database_section))
     storage = create_storage(settings, database)
     await storage.put(KEY, content(), content_type="text/csv")
     link = await storage.signed_url(KEY)

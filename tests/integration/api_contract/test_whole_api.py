@@ -22,10 +22,10 @@ METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 @pytest.mark.parametrize("phases", ["examples,coverage", "fuzzing,stateful"])
 @pytest.mark.parametrize("role", ["user", "admin"])
 def test_every_operation_keeps_to_its_description(
-    role: str, phases: str, tmp_path: Path, postgres_url: str, redis_url: str
+    role: str, phases: str, tmp_path: Path, database_environment: dict[str, str], redis_url: str
 ) -> None:
     users = ["ada", "grace"] if role == "user" else ["root_admin"]
-    with serve(tmp_path, postgres_url=postgres_url, redis_url=redis_url) as api:
+    with serve(tmp_path, database=database_environment, redis_url=redis_url) as api:
         for user in users:
             api.register(user, role=role)
         paths = httpx.get(f"{api.url}/openapi.json", timeout=60).json()["paths"]

@@ -14,7 +14,10 @@ import pytest
 from tests.integration.compose.conftest import Edge
 from tests.support.service_processes import await_true
 
-pytestmark = pytest.mark.xdist_group("compose")  # one nginx and one API for all
+pytestmark = [
+    pytest.mark.xdist_group("compose"),  # one nginx and one API for all
+    pytest.mark.only_on("postgres", reason="compose.yaml runs PostgreSQL"),
+]
 
 JSON = {"Content-Type": "application/json"}
 USER = {"username": "edge_user", "email": "edge@example.com", "password": "testpassword123"}

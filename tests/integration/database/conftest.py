@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from tests.support.databases import DATABASES, section_for
 
 if TYPE_CHECKING:
     from hack.dev.postgres import Postgres
     from tests.support.stores import Stores
 
 
-@pytest.fixture(params=DATABASES)
-def database_section(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    """Settings of an empty database of each kind."""
-    return section_for(request.param, request, tmp_path, is_migrated=False)
+@pytest.fixture
+def database_section(empty_database_section: dict[str, Any]) -> dict[str, Any]:
+    """The suite makes its own tables."""
+    return empty_database_section
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -35,7 +36,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from tests.support.databases import DATABASES, section_for
+from tests.support.databases import section_for
+from tests.support.stores import Stores
+
+pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
 tables = MetaData()
 things = Table(
@@ -199,13 +203,14 @@ async def test_a_default_that_only_the_database_can_make_is_asked_for(database: 
         assert await bulk_insert(session, stamped, [{"id": 1, "at": datetime.now(UTC)}]) == 1
 
 
-@pytest.mark.parametrize("kind", DATABASES)
 async def test_a_mapped_class_takes_rows_with_its_columns_defaults(
-    kind: str, request: pytest.FixtureRequest, make_settings: Callable[..., Settings], tmp_path: Any
+    database_kind: str,
+    request: pytest.FixtureRequest,
+    stores: Stores,
+    make_settings: Callable[..., Settings],
+    tmp_path: Path,
 ) -> None:
-    section = section_for(kind, request, tmp_path, is_migrated=True)
-    if kind == "sqlite":
-        section = {"database_url": "sqlite://"}
+    section = section_for(database_kind, request, stores, tmp_path, is_migrated=True)
     database = DatabaseManager(make_settings(database=section))
     await database.start()
     async with database.transaction() as session:

@@ -10,6 +10,8 @@ from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
+
 things = Table(
     "things",
     MetaData(),
@@ -66,6 +68,7 @@ async def test_a_write_that_a_constraint_refuses_raises_as_a_session_does(databa
     assert await names(database) == ["a"]
 
 
+@pytest.mark.only_on("postgres", reason="asyncpg is what refuses the value")
 async def test_a_value_of_the_wrong_kind_is_the_callers_mistake_and_no_outage(
     make_settings, empty_postgres_url
 ):
@@ -78,9 +81,9 @@ async def test_a_value_of_the_wrong_kind_is_the_callers_mistake_and_no_outage(
 
 
 async def test_a_write_whose_connection_dies_on_the_way_is_not_tried_again(
-    make_settings, disposable_postgres
+    make_settings, disposable_database
 ):
-    manager = DatabaseManager(make_settings(database={"database_url": disposable_postgres.url()}))
+    manager = DatabaseManager(make_settings(database=disposable_database.section))
     things.metadata.create_all(manager.engine)
     await manager.start()
     await ADD.run(manager, id=1, name="before")
@@ -88,13 +91,13 @@ async def test_a_write_whose_connection_dies_on_the_way_is_not_tried_again(
         await session.execute(update(things).values(name="locked"))
         change = asyncio.create_task(RENAME.run(manager, thing_id=1, new_name="on the way"))
         await asyncio.sleep(0.3)  # it waits for the lock
-        disposable_postgres.kill()
+        disposable_database.kill()
         with pytest.raises(ServiceUnavailableException):
             await change
         await session.invalidate()
     with pytest.raises(ServiceUnavailableException):
         await ADD.run(manager, id=3, name="while it is away")
-    disposable_postgres.start()
+    disposable_database.start()
     assert await ADD.run(manager, id=4, name="after") == 1
     assert await names(manager) == ["before", "after"]
     await manager.stop()

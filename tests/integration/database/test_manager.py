@@ -10,6 +10,8 @@ from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, select, text
 from sqlalchemy.exc import IntegrityError
 
+pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
+
 things = Table(
     "things", MetaData(), Column("id", Integer, primary_key=True), Column("name", String(20), unique=True)
 )
@@ -91,8 +93,8 @@ async def test_a_hot_read_gives_rows_by_name_and_is_one_statement(database):
     assert [row["name"] for row in await everything.all(database)] == ["a", "b"]
 
 
-def test_sessions_work_from_a_loop_that_was_never_started(make_settings, empty_postgres_url):
-    manager = DatabaseManager(make_settings(database={"database_url": empty_postgres_url}))
+def test_sessions_work_from_a_loop_that_was_never_started(make_settings, database_section):
+    manager = DatabaseManager(make_settings(database=database_section))
 
     async def ask():
         async with manager.transaction() as session:
@@ -133,31 +135,31 @@ async def test_an_unreachable_database_is_a_503_within_its_time(make_settings):
     await manager.stop()
 
 
-async def test_a_restart_of_the_server_costs_no_restart_of_ours(disposable_postgres, make_settings):
-    manager = DatabaseManager(make_settings(database={"database_url": disposable_postgres.url("app")}))
+async def test_a_restart_of_the_server_costs_no_restart_of_ours(disposable_database, make_settings):
+    manager = DatabaseManager(make_settings(database=disposable_database.section))
     await manager.start()
     one = Read(select(bindparam("x", 7, type_=Integer).label("x")))
     assert (await one.one(manager))["x"] == 7
     async with manager.transaction() as session:
         assert await session.scalar(text("select 1")) == 1
-    disposable_postgres.stop()
+    disposable_database.stop()
     with pytest.raises(ServiceUnavailableException):
         async with manager.transaction() as session:
             await session.execute(text("select 1"))
     with pytest.raises(ServiceUnavailableException):
         await one.one(manager)
-    disposable_postgres.start()
+    disposable_database.start()
     async with manager.transaction() as session:
         assert await session.scalar(text("select 1")) == 1
     assert (await one.one(manager))["x"] == 7
     await manager.stop()
 
 
-async def test_a_full_pool_is_a_503_and_not_an_endless_wait(make_settings, empty_postgres_url):
+async def test_a_full_pool_is_a_503_and_not_an_endless_wait(make_settings, database_section):
     manager = DatabaseManager(
         make_settings(
             database={
-                "database_url": empty_postgres_url,
+                **database_section,
                 "pool_size": 1,
                 "max_overflow": 0,
                 "pool_timeout_seconds": 0.2,

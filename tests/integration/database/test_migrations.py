@@ -23,6 +23,8 @@ from scalable_fastapi_system.infra.database.online import check_revision
 from scalable_fastapi_system.infra.settings import Settings
 from sqlalchemy import inspect
 
+pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
+
 MakeMigrator = Callable[..., Migrator]
 
 
@@ -231,6 +233,7 @@ def holder(empty_postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+@pytest.mark.only_on("postgres", reason="lock_timeout")
 def test_a_migration_steps_aside_for_whoever_uses_the_table_and_comes_back(
     make_migrator: MakeMigrator,
     empty_postgres_url: str,
@@ -260,6 +263,7 @@ def test_a_migration_steps_aside_for_whoever_uses_the_table_and_comes_back(
     assert holder.execute("SELECT count(a), count(*) FROM orders").fetchone() == (0, 3)
 
 
+@pytest.mark.only_on("postgres", reason="lock_timeout")
 def test_a_table_that_is_never_free_is_told_with_what_to_do(
     make_migrator: MakeMigrator,
     empty_postgres_url: str,
@@ -280,6 +284,7 @@ def test_a_table_that_is_never_free_is_told_with_what_to_do(
     assert migrator.upgrade().state == "current"
 
 
+@pytest.mark.only_on("postgres", "pgbouncer", reason="CREATE INDEX CONCURRENTLY and advisory locks")
 @pytest.mark.parametrize("is_pooled", [False, True])
 def test_of_many_that_migrate_at_once_one_does_and_an_index_built_concurrently_waits_for_none(
     make_migrator: MakeMigrator,

@@ -7,6 +7,8 @@ import pytest
 from scalable_fastapi_system.infra.database import DatabaseManager, liveness, pool
 from sqlalchemy import event, text
 
+pytestmark = pytest.mark.only_on("postgres", reason="tells connections apart by pg_backend_pid")
+
 
 @pytest.fixture
 async def database(make_settings, empty_postgres_url):

@@ -17,6 +17,8 @@ from structlog.testing import capture_logs
 
 from hack.dev.postgres import Postgres
 
+pytestmark = pytest.mark.only_on("postgres", reason="PostgreSQL's streaming replication")
+
 things = Table("things", MetaData(), Column("id", Integer, primary_key=True), Column("name", String(20)))
 NAMES = Read(select(things.c.name).order_by(things.c.id), may_lag=True)
 ON_STANDBY = text("SELECT pg_is_in_recovery()")

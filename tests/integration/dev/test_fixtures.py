@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import psycopg
+import pytest
 from scalable_fastapi_system.infra.settings import Settings
 
 from hack.dev.postgres import Postgres
 from hack.dev.redis_server import Redis
 from tests.support.stores import Stores
+
+# The fixtures of one kind; those of the run's kind are used by all suites.
+about_postgres = pytest.mark.only_on("postgres", reason="the fixtures of PostgreSQL")
 
 
 def tables(url: str) -> set[str]:
@@ -16,10 +20,12 @@ def tables(url: str) -> set[str]:
     return {name for (name,) in found}
 
 
+@about_postgres
 def test_a_fresh_database_has_the_products_schema(postgres_url: str) -> None:
     assert {"users", "datasets", "alembic_version"} <= tables(postgres_url)
 
 
+@about_postgres
 def test_no_two_tests_share_a_database(stores: Stores, postgres_url: str) -> None:
     server = stores.postgres()
     other = stores.new_database(is_migrated=True)
@@ -29,12 +35,13 @@ def test_no_two_tests_share_a_database(stores: Stores, postgres_url: str) -> Non
     server.drop_database(other)
 
 
-def test_settings_name_the_fresh_stores(settings: Settings, postgres_url: str, redis_url: str) -> None:
-    assert settings.database.database_url == postgres_url
+def test_settings_name_the_fresh_stores(settings: Settings, database_url: str, redis_url: str) -> None:
+    assert settings.database.database_url == database_url
     assert settings.redis.redis_url == redis_url
     assert settings.environment == "test"
 
 
+@about_postgres
 def test_a_disposable_postgres_has_the_schema_and_survives_its_own_death(
     disposable_postgres: Postgres,
 ) -> None:

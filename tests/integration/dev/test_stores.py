@@ -207,6 +207,7 @@ def test_redis_shows_its_log_when_it_cannot_start(redis: Redis) -> None:
     assert any("Address already in use" in line for line in caught.value.log)
 
 
+@pytest.mark.only_on("postgres", reason="the run's PostgreSQL is shared by its processes")
 def test_every_test_gets_an_empty_redis_and_an_empty_database(
     redis_server: Redis, redis_url: str, empty_postgres_url: str
 ) -> None:

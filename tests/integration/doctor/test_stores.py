@@ -37,11 +37,15 @@ def execute(url, *statements):
     asyncio.run(run())
 
 
+pg = pytest.mark.only_on("postgres", reason="what the doctor knows of PostgreSQL")
+
+
 @pytest.fixture
-def well(postgres_url, redis_url):
-    return {"DATABASE__DATABASE_URL": postgres_url, "REDIS__REDIS_URL": redis_url}
+def well(database_environment, redis_url):
+    return {**database_environment, "REDIS__REDIS_URL": redis_url}
 
 
+@pg
 def test_an_installation_that_is_well_has_no_problem(ask, well):
     answer = ask(**well)
     assert answer.problems == []
@@ -63,6 +67,7 @@ def test_an_installation_that_is_well_has_no_problem(ask, well):
 # -- Postgres
 
 
+@pg
 def test_a_wrong_password_is_told_from_a_wrong_database(ask, well):
     url = well["DATABASE__DATABASE_URL"]
     answer = ask(**well | {"DATABASE__DATABASE_URL": changed(url, password="wrong-password")})
@@ -75,6 +80,7 @@ def test_a_wrong_password_is_told_from_a_wrong_database(ask, well):
     assert "CREATE DATABASE nosuch OWNER app" in answer.of("database", "problem")
 
 
+@pg
 def test_tls_that_the_server_has_not_is_told(ask, well):
     url = changed(well["DATABASE__DATABASE_URL"], query="sslmode=require")
     assert "asks for TLS, and this Postgres has none" in ask(**well | {"DATABASE__DATABASE_URL": url}).of(
@@ -82,6 +88,7 @@ def test_tls_that_the_server_has_not_is_told(ask, well):
     )
 
 
+@pg
 def test_another_service_on_the_port_is_told(ask, well):
     port = urlsplit(well["REDIS__REDIS_URL"]).port
     answer = ask(**well | {"DATABASE__DATABASE_URL": changed(well["DATABASE__DATABASE_URL"], port=port)})
@@ -89,6 +96,7 @@ def test_another_service_on_the_port_is_told(ask, well):
     assert answer.of("database", "problem")
 
 
+@pg
 def test_a_stopped_and_a_frozen_postgres_are_two_things(ask, disposable_postgres, redis_url):
     settings = {"DATABASE__DATABASE_URL": disposable_postgres.url("app"), "REDIS__REDIS_URL": redis_url}
     disposable_postgres.child.freeze()
@@ -104,6 +112,7 @@ def test_a_stopped_and_a_frozen_postgres_are_two_things(ask, disposable_postgres
     assert answer.code == 1
 
 
+@pg
 def test_an_empty_schema_an_old_one_and_a_newer_one(ask, empty_postgres_url, redis_url):
     settings = {"DATABASE__DATABASE_URL": empty_postgres_url, "REDIS__REDIS_URL": redis_url}
     assert "It is empty" in ask(**settings).of("schema", "problem")
@@ -127,6 +136,7 @@ def test_an_empty_schema_an_old_one_and_a_newer_one(ask, empty_postgres_url, red
     assert answer.code == 0
 
 
+@pg
 def test_a_role_that_may_not_create_tables_is_told(ask, postgres_server, stores, redis_url):
     name = stores.new_database(is_migrated=False)
     superuser = postgres_server.superuser_url(name)
@@ -143,6 +153,7 @@ def test_a_role_that_may_not_create_tables_is_told(ask, postgres_server, stores,
         postgres_server.drop_database(name)
 
 
+@pg
 def test_pools_that_want_more_than_the_server_grants_are_told(ask, well, disposable_postgres):
     assert "could want 100000" in ask("--wanted-connections", "100000", **well).of("database", "problem")
     execute(disposable_postgres.superuser_url(), "ALTER ROLE app CONNECTION LIMIT 7")
@@ -150,12 +161,14 @@ def test_pools_that_want_more_than_the_server_grants_are_told(ask, well, disposa
     assert "the server grants this role 7" in answer.of("database", "problem")
 
 
+@pg
 def test_a_server_with_no_connection_left_is_told(ask, well, disposable_postgres):
     execute(disposable_postgres.superuser_url(), "ALTER ROLE app CONNECTION LIMIT 0")
     answer = ask(**well | {"DATABASE__DATABASE_URL": disposable_postgres.url("app")})
     assert "has no connection left" in answer.of("database", "problem")
 
 
+@pg
 def test_a_database_that_only_reads_is_told(ask, well, postgres_url):
     name = urlsplit(postgres_url).path.lstrip("/")
     execute(postgres_url, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
@@ -164,11 +177,13 @@ def test_a_database_that_only_reads_is_told(ask, well, postgres_url):
     assert answer.code == 1
 
 
+@pg
 def test_a_replica_that_is_a_primary_is_told(ask, well):
     answer = ask(**well | {"DATABASE__REPLICA_URL": well["DATABASE__DATABASE_URL"]})
     assert "The replica is a primary" in answer.of("replica", "note")
 
 
+@pg
 @pytest.mark.parametrize(
     ("shift_seconds", "level", "words"),
     [(-60, "problem", "behind the database's"), (60, "problem", "ahead of"), (3, "warning", "ahead of")],
@@ -189,6 +204,7 @@ async def test_a_clock_that_is_wrong_is_told(postgres_url, shift_seconds, level,
     assert words in found.text
 
 
+@pytest.mark.only_on("mariadb", reason="what the doctor says of MariaDB")
 def test_mariadb_is_looked_at_too(ask, mariadb_url, redis_url):
     assert ask(DATABASE__DATABASE_URL=mariadb_url, REDIS__REDIS_URL=redis_url).problems == []
     answer = ask(
@@ -218,8 +234,8 @@ def test_tls_to_a_redis_without_it_is_told(ask, well):
     assert "use redis://" in answer.of("redis", "problem")
 
 
-def test_a_stopped_and_a_frozen_redis_are_two_things(ask, disposable_redis, postgres_url):
-    settings = {"DATABASE__DATABASE_URL": postgres_url, "REDIS__REDIS_URL": disposable_redis.url()}
+def test_a_stopped_and_a_frozen_redis_are_two_things(ask, disposable_redis, database_environment):
+    settings = {**database_environment, "REDIS__REDIS_URL": disposable_redis.url()}
     disposable_redis.child.freeze()
     try:
         answer = ask("--timeout", "2", **settings)
@@ -233,9 +249,9 @@ def test_a_stopped_and_a_frozen_redis_are_two_things(ask, disposable_redis, post
 
 
 def test_a_redis_that_evicts_that_forgets_that_is_full_and_that_is_a_replica(
-    ask, disposable_redis, postgres_url
+    ask, disposable_redis, database_environment
 ):
-    settings = {"DATABASE__DATABASE_URL": postgres_url, "REDIS__REDIS_URL": disposable_redis.url()}
+    settings = {**database_environment, "REDIS__REDIS_URL": disposable_redis.url()}
     with redis.Redis.from_url(disposable_redis.url()) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         answer = ask(**settings)

@@ -1,4 +1,4 @@
-"""The product as it runs: the API with its worker, on SQLite (jobs in the API's process) and on Postgres (beside it)."""
+"""The product as it runs: the API with its worker, on SQLite (jobs in the API's process) and on a server (beside it)."""
 
 from __future__ import annotations
 
@@ -137,26 +137,27 @@ async def running(settings: Settings) -> AsyncIterator[System]:
             await system.stop()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture
 def product_settings(
-    request: pytest.FixtureRequest, make_settings: Callable[..., Settings]
+    database_kind: str,
+    database_section: dict[str, Any],
+    request: pytest.FixtureRequest,
+    make_settings: Callable[..., Settings],
 ) -> Callable[..., Settings]:
-    """Settings on each kind of database; a test adds sections."""
-    database: dict[str, Any] = {"database_url": "sqlite://"}
+    """Settings on each kind of database, with Redis but on SQLite, which is for one process; a test adds sections."""
     sections: dict[str, Any] = {}
-    if request.param == "postgres":
-        database = {"database_url": request.getfixturevalue("postgres_url")}
+    if database_kind != "sqlite":
         sections = {"redis": {"redis_url": request.getfixturevalue("redis_url")}}
 
     def make(**more: Any) -> Settings:
-        return make_settings(database=database, **{**sections, **more})
+        return make_settings(database=database_section, **{**sections, **more})
 
     return make
 
 
 @pytest.fixture
 async def quiet(product_settings: Callable[..., Settings]) -> AsyncIterator[System]:
-    """The API; on Postgres no worker runs until the test starts one."""
+    """The API; but on SQLite no worker runs until the test starts one."""
     async with running(product_settings()) as system:
         yield system
 

@@ -20,6 +20,8 @@ from scalable_fastapi_system.infra.settings import Settings
 
 from tests.integration.domains.conftest import Owner, System, running
 
+pytestmark = pytest.mark.databases("sqlite", "postgres")
+
 WEATHER = (Path(vega_datasets.__file__).parent / "_data" / "seattle-weather.csv").read_bytes()
 BOUNDARY = "frontier"
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -15,19 +15,18 @@ from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.infra.storage import tables
 from sqlalchemy import inspect
 
+pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
+
 OURS = {"datasets", tables.stored_files.name, tables.stored_file_chunks.name}
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture
 def migrator(
-    request: pytest.FixtureRequest, tmp_path: Path, make_settings: Callable[..., Settings]
+    empty_database_section: dict[str, Any], make_settings: Callable[..., Settings]
 ) -> Iterator[Migrator]:
-    url = f"sqlite:///{tmp_path}/empty.db"
-    if request.param == "postgres":
-        url = request.getfixturevalue("empty_postgres_url")
     assert PRODUCT.migrations is not None
     database = DatabaseManager(
-        make_settings(database={"database_url": url}), migrations=(PRODUCT.migrations,)
+        make_settings(database=empty_database_section), migrations=(PRODUCT.migrations,)
     )
     yield Migrator(database)
     database.engine.dispose()

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hack.dev.layout import REPOSITORY
 from hack.dev.new_domain import DomainWriter, checked
+from tests.support.databases import environment_of
 
 DOMAINS = Path("packages") / "domains" / "src"
 
@@ -49,7 +51,9 @@ def run(checkout: Path, *command: str, **environment: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_new_domain_passes_every_check_and_its_own_tests(checkout: Path, empty_postgres_url: str) -> None:
+def test_a_new_domain_passes_every_check_and_its_own_tests(
+    checkout: Path, empty_database_section: dict[str, Any]
+) -> None:
     written = [str(path) for path in DomainWriter(checkout, checked("purchase_orders", "")).write()]
     run(checkout, "ruff", "check", *written)
     run(checkout, "ruff", "format", "--check", *written)
@@ -60,7 +64,7 @@ def test_a_new_domain_passes_every_check_and_its_own_tests(checkout: Path, empty
             checkout,
             "services.manage",
             *command,
-            DATABASE__DATABASE_URL=empty_postgres_url,
+            **environment_of(empty_database_section),
             ENVIRONMENT="test",
         )
     test = "tests/integration/domains/test_purchase_orders.py"

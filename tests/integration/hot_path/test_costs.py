@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.only_on("postgres", reason="counts what goes over PostgreSQL's wire")
+
 Counted = dict[str, dict[str, Any]]
 
 # Statements by their first word, round trips to PostgreSQL, round trips to Redis.

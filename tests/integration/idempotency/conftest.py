@@ -1,4 +1,4 @@
-"""The product on SQLite and on Postgres. No worker runs, so jobs stay where they were put."""
+"""The product on each kind of database. No worker runs, so jobs stay where they were put."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from scalable_fastapi_system.infra.settings import Settings
 from tests.integration.domains.conftest import Owner, System, running
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture
 async def system(
-    request: pytest.FixtureRequest, tmp_path: Path, make_settings: Callable[..., Settings]
+    database_kind: str,
+    database_section: dict[str, Any],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    make_settings: Callable[..., Settings],
 ) -> AsyncIterator[System]:
     sections: dict[str, Any] = {
-        "database": {"database_url": "sqlite://"},
+        "database": database_section,
         "jobs": {"mode": "worker"},
         "storage": {"url": f"file://{tmp_path / 'files'}"},
         "rate_limit": {"enabled": False},
     }
-    if request.param == "postgres":
-        sections["database"] = {"database_url": request.getfixturevalue("postgres_url")}
+    if database_kind != "sqlite":
         sections["redis"] = {"redis_url": request.getfixturevalue("redis_url")}
     async with running(make_settings(**sections)) as system:
         yield system

@@ -27,6 +27,8 @@ from starlette.responses import JSONResponse, Response
 
 from tests.integration.domains.conftest import Owner, System
 
+pytestmark = pytest.mark.databases("sqlite", "postgres")
+
 Step = Callable[[Transaction], Awaitable[Response | None]]
 
 

@@ -7,12 +7,15 @@ from datetime import timedelta
 from uuid import uuid4
 
 import httpx
+import pytest
 from scalable_fastapi_system.infra import idempotency
 from scalable_fastapi_system.infra.idempotency import idempotency_keys
 from scalable_fastapi_system.kit.clock import utc_now
 from sqlalchemy import event, func, select, update
 
 from tests.integration.domains.conftest import PASSWORD, Owner, System
+
+pytestmark = pytest.mark.databases("sqlite", "postgres")
 
 TABLE = b"day,rain\n2026-01-01,3\n2026-01-02,0\n"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,8 +14,6 @@ from scalable_fastapi_system import create_app
 from scalable_fastapi_system.identity.runtime import Identity
 from scalable_fastapi_system.infra.database import DatabaseManager
 from scalable_fastapi_system.infra.settings import Settings
-
-from tests.support.databases import section_for
 
 PASSWORD = "testpassword123"
 
@@ -112,31 +109,6 @@ async def start_api(settings: Settings) -> AsyncIterator[Api]:
         httpx.AsyncClient(transport=transport, base_url="http://api.test") as client,
     ):
         yield Api(app, client)
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A module runs on SQLite and Postgres, or on the kinds of `DATABASES` that it names; a test may have a mark."""
-    marks = metafunc.definition.iter_markers("parametrize")
-    if "database_section" in metafunc.fixturenames and not any(
-        mark.args[0] == "database_section" for mark in marks
-    ):
-        kinds = getattr(metafunc.module, "DATABASES", ("sqlite", "postgres"))
-        metafunc.parametrize("database_section", kinds, indirect=True)
-
-
-@pytest.fixture
-def database_section(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    """The settings of a migrated database of each kind; `sqlite://` migrates itself."""
-    if request.param == "sqlite":
-        return {"database_url": "sqlite://"}
-    return section_for(request.param, request, tmp_path, is_migrated=True)
-
-
-@pytest.fixture
-def database_url(database_section: dict[str, Any]) -> str:
-    """Where that database is."""
-    url: str = database_section["database_url"]
-    return url
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from scalable_fastapi_system import create_app
 
 from tests.integration.identity.conftest import PASSWORD, Api
 
-DATABASES = ("sqlite", "postgres", "mariadb", "pgbouncer")
+pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
 
 async def test_registered_user_is_answered_as_the_guide_has_it(api: Api) -> None:

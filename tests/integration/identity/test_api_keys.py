@@ -15,6 +15,8 @@ from scalable_fastapi_system.infra.database.observe import StatementCount, count
 
 from tests.integration.identity.conftest import Account, Api, start_api
 
+pytestmark = pytest.mark.databases("sqlite", "postgres")
+
 
 async def make_key(account: Account, **body: Any) -> dict[str, Any]:
     response = await account.call(
@@ -213,14 +215,13 @@ async def test_last_use_is_written_down_once_a_minute(api: Api) -> None:
 
 
 async def test_keys_survive_a_change_of_the_secret_and_move_to_the_new_one(
-    identity_settings: Callable[..., Any], postgres_url: str
+    identity_settings: Callable[..., Any],
 ) -> None:
     old, new = "the old secret, long enough for tests", "the new secret, long enough for tests"
     steps = [{"secret_key": old}, {"secret_key": new, "previous_secret_keys": [old]}, {"secret_key": new}]
     key = ""
     for security in steps:
         settings = identity_settings(security=security)
-        settings.database.database_url = postgres_url
         async with start_api(settings) as api:
             if not key:
                 key = (await make_key(await api.account()))["key"]

@@ -12,6 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from tests.integration.identity.conftest import PASSWORD, Api
 
+pytestmark = pytest.mark.databases("sqlite", "postgres")
+
 
 async def events(api: Api) -> list[str]:
     rows = await api.statements("SELECT source, subject, action FROM audit_log ORDER BY at")

@@ -14,8 +14,9 @@ from scalable_fastapi_system.infra.database.observe import StatementCount, count
 from scalable_fastapi_system.kit.errors import AuthenticationException
 
 from tests.integration.identity.conftest import Account, Api, start_api
+from tests.support.databases import DisposableDatabase
 
-DATABASES = ("sqlite", "postgres", "mariadb", "pgbouncer")
+pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
 
 class Monotonic:
@@ -92,7 +93,7 @@ async def test_middleware_learns_the_callers_key_before_any_query_and_the_caller
     assert watch.identify(bearer(account)) == {"rate_key": f"user:{user_id}", "principal": principal}
 
 
-@pytest.mark.parametrize("database_section", ["sqlite"], indirect=True)  # it is not asked
+@pytest.mark.databases("sqlite")  # it is not asked
 @pytest.mark.parametrize(
     "authorization",
     [
@@ -240,17 +241,17 @@ def _seconds_of(call: Callable[[], None], *, times: int = 5000) -> float:
 
 
 async def test_database_that_is_away_is_a_503_and_warm_callers_go_on(
-    disposable_postgres: Any, make_settings: Callable[..., Any]
+    disposable_database: DisposableDatabase, make_settings: Callable[..., Any]
 ) -> None:
     settings = make_settings(
-        database={"database_url": disposable_postgres.url("app")},
+        database=disposable_database.section,
         security={"revocation_delay_seconds": 60},
         rate_limit={"enabled": False},
     )
     async with start_api(settings) as api:
         account, other = await api.account("ada"), await api.account("bob")
         await account.call("GET", "/users/me")
-        disposable_postgres.stop()
+        disposable_database.stop()
         assert (await account.call("GET", "/users/me")).status_code == 200
         cold = await other.call("GET", "/users/me")
         assert cold.status_code == 503

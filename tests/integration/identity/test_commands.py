@@ -1,4 +1,4 @@
-"""The operators' commands, as an operator runs them: on a migrated Postgres, by the command line."""
+"""The operators' commands, as an operator runs them: on a migrated database, by the command line."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(
-    postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    database_environment: dict[str, str],
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Run:
     monkeypatch.setenv("ENVIRONMENT", "test")
-    monkeypatch.setenv("DATABASE__DATABASE_URL", postgres_url)
+    for name, value in database_environment.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("REDIS__REDIS_URL", redis_url)
     monkeypatch.setenv("SECURITY__BCRYPT_ROUNDS", "4")
 
@@ -64,12 +68,12 @@ def test_user_is_appointed_disabled_and_enabled(run: Run) -> None:
 
 
 async def test_running_replica_hears_of_a_user_that_was_disabled_by_command(
-    run: Run, make_settings: Callable[..., Any], postgres_url: str, redis_url: str
+    run: Run, make_settings: Callable[..., Any], database_section: dict[str, Any], redis_url: str
 ) -> None:
     import asyncio
 
     settings = make_settings(
-        database={"database_url": postgres_url},
+        database=database_section,
         redis={"redis_url": redis_url},
         security={"revocation_delay_seconds": 60},
     )

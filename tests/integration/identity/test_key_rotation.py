@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, Key, KeySet
 
 from tests.integration.identity.conftest import Account, Api, start_api
+
+pytestmark = pytest.mark.databases("sqlite", "postgres")
 
 
 def write(file: Path, *keys: Key) -> None:

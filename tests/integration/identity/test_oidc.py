@@ -17,6 +17,8 @@ from hack.dev.ports import find_free
 from tests.integration.identity.conftest import Account, Api, start_api
 from tests.support.oidc_provider import CLIENT_ID, CLIENT_SECRET
 
+pytestmark = pytest.mark.databases("sqlite", "postgres")
+
 PUBLIC_URL = "http://api.test"
 CALLBACK = f"{PUBLIC_URL}/auth/oidc/corp/callback"
 USER = {

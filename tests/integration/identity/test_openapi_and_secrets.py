@@ -10,6 +10,8 @@ from scalable_fastapi_system.infra.logging import configure_logging
 
 from tests.integration.identity.conftest import PASSWORD, Api, start_api
 
+pytestmark = pytest.mark.databases("sqlite", "postgres")
+
 
 @pytest.fixture
 async def schema(api: Api) -> dict[str, Any]:

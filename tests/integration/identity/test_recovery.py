@@ -16,6 +16,8 @@ from scalable_fastapi_system.identity.tokens import TokenType
 from tests.integration.identity.conftest import PASSWORD, Api, start_api
 from tests.support.mail_server import MailServer
 
+pytestmark = pytest.mark.databases("sqlite", "postgres")
+
 NEW_PASSWORD = "a password that is new"
 _TOKEN = re.compile(r"#token=([\w.-]+)")
 
@@ -192,11 +194,11 @@ async def test_user_is_told_of_a_changed_address_at_the_former_one_and_of_a_chan
 
 
 async def test_installation_that_cannot_send_says_so_before_it_looks_anyone_up(
-    postgres_url: str, make_settings: Callable[..., Any]
+    database_section: dict[str, Any], make_settings: Callable[..., Any]
 ) -> None:
     settings = make_settings(
         environment="production",
-        database={"database_url": postgres_url},
+        database=database_section,
         security={"secret_key": "a secret of production, long enough for it"},
         rate_limit={"enabled": False},
     )

@@ -13,6 +13,8 @@ import pytest
 from hack.dev.redis_server import Redis
 from tests.integration.identity.conftest import Account, Api, start_api
 
+pytestmark = pytest.mark.databases("sqlite", "postgres")
+
 DELAY_SECONDS = 1.5
 
 
@@ -45,11 +47,9 @@ async def disable(api: Api, admin: Account, user_id: int) -> None:
 
 
 async def test_disabled_user_is_refused_by_other_replicas_within_the_delay_without_redis(
-    stack: AsyncExitStack, postgres_url: str, make_settings: Callable[..., Any]
+    stack: AsyncExitStack, database_section: dict[str, Any], make_settings: Callable[..., Any]
 ) -> None:
-    settings = make_settings(
-        database={"database_url": postgres_url}, security={"revocation_delay_seconds": DELAY_SECONDS}
-    )
+    settings = make_settings(database=database_section, security={"revocation_delay_seconds": DELAY_SECONDS})
     one, two = await replicas(stack, settings, count=2)
     admin, victim = await one.account("root_user", role="admin"), await one.account("ada")
     elsewhere = seen_by(two, victim)
@@ -62,10 +62,10 @@ async def test_disabled_user_is_refused_by_other_replicas_within_the_delay_witho
 
 
 async def test_disabled_user_is_refused_by_other_replicas_at_once_with_redis(
-    stack: AsyncExitStack, postgres_url: str, redis_url: str, make_settings: Callable[..., Any]
+    stack: AsyncExitStack, database_section: dict[str, Any], redis_url: str, make_settings: Callable[..., Any]
 ) -> None:
     settings = make_settings(
-        database={"database_url": postgres_url},
+        database=database_section,
         redis={"redis_url": redis_url},
         security={"revocation_delay_seconds": 60},
     )
@@ -79,10 +79,13 @@ async def test_disabled_user_is_refused_by_other_replicas_at_once_with_redis(
 
 
 async def test_delay_holds_when_redis_goes_away_and_the_feed_comes_back_with_it(
-    stack: AsyncExitStack, postgres_url: str, disposable_redis: Redis, make_settings: Callable[..., Any]
+    stack: AsyncExitStack,
+    database_section: dict[str, Any],
+    disposable_redis: Redis,
+    make_settings: Callable[..., Any],
 ) -> None:
     settings = make_settings(
-        database={"database_url": postgres_url},
+        database=database_section,
         redis={"redis_url": disposable_redis.url(), "retry_after_failure_seconds": 0.2},
         security={"revocation_delay_seconds": DELAY_SECONDS},
     )
@@ -105,10 +108,13 @@ async def test_delay_holds_when_redis_goes_away_and_the_feed_comes_back_with_it(
 
 
 async def test_delay_holds_when_redis_is_silent_and_no_answer_waits_for_it(
-    stack: AsyncExitStack, postgres_url: str, disposable_redis: Redis, make_settings: Callable[..., Any]
+    stack: AsyncExitStack,
+    database_section: dict[str, Any],
+    disposable_redis: Redis,
+    make_settings: Callable[..., Any],
 ) -> None:
     settings = make_settings(
-        database={"database_url": postgres_url},
+        database=database_section,
         redis={"redis_url": disposable_redis.url(), "retry_after_failure_seconds": 0.2},
         security={"revocation_delay_seconds": DELAY_SECONDS},
     )
@@ -132,11 +138,9 @@ async def test_delay_holds_when_redis_is_silent_and_no_answer_waits_for_it(
 
 
 async def test_change_is_made_to_what_is_stored_and_not_to_what_a_replica_remembers(
-    stack: AsyncExitStack, postgres_url: str, make_settings: Callable[..., Any]
+    stack: AsyncExitStack, database_section: dict[str, Any], make_settings: Callable[..., Any]
 ) -> None:
-    settings = make_settings(
-        database={"database_url": postgres_url}, security={"revocation_delay_seconds": 60}
-    )
+    settings = make_settings(database=database_section, security={"revocation_delay_seconds": 60})
     one, two = await replicas(stack, settings, count=2)
     account = await one.account("ada")
     elsewhere = seen_by(two, account)

@@ -8,13 +8,14 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 from scalable_fastapi_system.identity.audit import NO_CLIENT
 from scalable_fastapi_system.identity.service import sessions
 from scalable_fastapi_system.identity.tokens import TokenType
 
 from tests.integration.identity.conftest import Account, Api, start_api
 
-DATABASES = ("sqlite", "postgres", "mariadb", "pgbouncer")
+pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
 GRACE_SECONDS = 10
 

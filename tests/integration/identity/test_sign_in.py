@@ -15,6 +15,8 @@ import pytest
 from hack.dev.redis_server import Redis
 from tests.integration.identity.conftest import PASSWORD, Api, start_api
 
+pytestmark = pytest.mark.databases("sqlite", "postgres")
+
 TRIES = 200
 
 
@@ -79,11 +81,12 @@ async def test_wrong_name_wrong_password_and_disabled_user_get_one_answer(api: A
 
 
 @pytest.mark.slow
+@pytest.mark.databases("postgres")
 async def test_time_tells_nobody_whether_there_is_such_a_user(
-    postgres_url: str, make_settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    database_section: dict[str, Any], make_settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(
-        database={"database_url": postgres_url},
+        database=database_section,
         security={"bcrypt_rounds": 8, "login_attempts_per_minute": 100_000},
         rate_limit={"enabled": False},
         logging={"access_log": False},
@@ -183,13 +186,13 @@ async def test_user_gets_in_from_a_known_address_while_many_addresses_guess(api:
 
 @pytest.mark.parametrize("is_redis_away", [False, True])
 async def test_replicas_count_together_with_redis_and_alone_without(
-    postgres_url: str,
+    database_section: dict[str, Any],
     disposable_redis: Redis,
     make_settings: Callable[..., Any],
     is_redis_away: bool,
 ) -> None:
     settings = make_settings(
-        database={"database_url": postgres_url},
+        database=database_section,
         redis={"redis_url": disposable_redis.url()},
         rate_limit={"enabled": False},
     )
@@ -208,10 +211,10 @@ async def test_replicas_count_together_with_redis_and_alone_without(
 
 
 async def test_success_gives_the_attempts_back_in_redis(
-    postgres_url: str, redis_url: str, make_settings: Callable[..., Any]
+    database_section: dict[str, Any], redis_url: str, make_settings: Callable[..., Any]
 ) -> None:
     settings = make_settings(
-        database={"database_url": postgres_url},
+        database=database_section,
         redis={"redis_url": redis_url},
         rate_limit={"enabled": False},
     )
@@ -251,16 +254,14 @@ async def test_hash_from_elsewhere_is_replaced_when_its_user_signs_in(api: Api) 
 
 
 async def test_change_of_scheme_takes_effect_at_the_next_sign_in(
-    identity_settings: Callable[..., Any], postgres_url: str
+    identity_settings: Callable[..., Any],
 ) -> None:
-    database = {"database_url": postgres_url}
     for scheme, beginning in (
         ("bcrypt", "$bcrypt-sha256$"),
         ("argon2id", "$argon2id$"),
         ("bcrypt", "$bcrypt"),
     ):
         settings = identity_settings(security={"password_hash": scheme})
-        settings.database.database_url = database["database_url"]
         async with start_api(settings) as api:
             await api.register("ada")
             assert (await api.sign_in("ada")).status_code == 200
@@ -269,11 +270,11 @@ async def test_change_of_scheme_takes_effect_at_the_next_sign_in(
 
 
 async def test_no_connection_is_held_while_a_password_is_hashed(
-    postgres_url: str, make_settings: Callable[..., Any]
+    database_section: dict[str, Any], make_settings: Callable[..., Any]
 ) -> None:
     settings = make_settings(
         database={
-            "database_url": postgres_url,
+            **database_section,
             "pool_size": 1,
             "max_overflow": 0,
             "pool_timeout_seconds": 0.3,

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
@@ -14,9 +15,9 @@ CANARY = "canary-77aa"
 
 
 @pytest.fixture
-def traced(make_settings, postgres_url, redis_url):
+def traced(make_settings, database_section, redis_url):
     settings = make_settings(
-        database={"database_url": postgres_url},
+        database=database_section,
         redis={"redis_url": redis_url},
         jobs={"mode": "embedded"},
         tracing={"enabled": True, "sample_ratio": 1.0},
@@ -29,7 +30,7 @@ def traced(make_settings, postgres_url, redis_url):
     stop_tracing()
 
 
-def test_request_statement_and_job_are_one_trace_without_secrets(traced):
+def test_request_statement_and_job_are_one_trace_without_secrets(traced, database_section):
     client, exporter = traced
     user = {"username": "trace_1", "password": f"{CANARY}-password-1"}
     client.post("/auth/register", json={**user, "email": "trace@example.com"})
@@ -54,7 +55,8 @@ def test_request_statement_and_job_are_one_trace_without_secrets(traced):
     job = next(span for span in trace if span.name == "job data.process")
     assert job.attributes["job.id"] == task
     assert job.attributes["job.outcome"] == "succeeded"
-    assert any(span.attributes.get("db.system") == "postgresql" for span in trace)
+    system = urlsplit(database_section["database_url"]).scheme
+    assert any(span.attributes.get("db.system") == system for span in trace)
     shown = "".join(span.to_json() for span in spans)
     assert CANARY not in shown
     assert token not in shown

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scalable_fastapi_system.infra.database.manager import DatabaseManager
-from scalable_fastapi_system.infra.database.migrate import Migrator
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import JobRegistry
 
 from tests.integration.jobs.harness import Lab, running_lab
 from tests.support.databases import section_for
+from tests.support.stores import Stores
 
 FAST = {
     "heartbeat_seconds": 0.1,
@@ -36,9 +35,11 @@ def registry() -> JobRegistry:
 
 
 @pytest.fixture
-def job_settings(make_settings: Callable[..., Settings], postgres_url: str, redis_url: str) -> Settings:
-    """PostgreSQL and Redis, with short intervals."""
-    return make_settings(database={"database_url": postgres_url}, redis={"redis_url": redis_url}, jobs=FAST)
+def job_settings(
+    make_settings: Callable[..., Settings], database_section: dict[str, Any], redis_url: str
+) -> Settings:
+    """The database and Redis, with short intervals."""
+    return make_settings(database=database_section, redis={"redis_url": redis_url}, jobs=FAST)
 
 
 @pytest.fixture
@@ -48,10 +49,18 @@ async def lab(job_settings: Settings, registry: JobRegistry) -> AsyncIterator[La
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A module runs on the kinds of `LABS`, or on those that it names so; a test may name others by a mark."""
-    marks = metafunc.definition.iter_markers("parametrize")
-    if "any_lab" in metafunc.fixturenames and not any(mark.args[0] == "any_lab" for mark in marks):
-        metafunc.parametrize("any_lab", getattr(metafunc.module, "LABS", LABS), indirect=True)
+    """A module runs on `LABS`, or on those that it names so; with `--database` on all of that database.
+
+    A test's mark `labs` names those that it can run on at all.
+    """
+    if "any_lab" not in metafunc.fixturenames:
+        return
+    mark = metafunc.definition.get_closest_marker("labs")
+    chosen = metafunc.config.getoption("--database")
+    labs = mark.args if mark else ALL_LABS if chosen else getattr(metafunc.module, "LABS", LABS)
+    if chosen:
+        labs = [lab for lab in labs if lab.partition("+")[0] == chosen]
+    metafunc.parametrize("any_lab", labs, indirect=True)
 
 
 @pytest.fixture
@@ -59,24 +68,14 @@ async def any_lab(
     request: pytest.FixtureRequest,
     make_settings: Callable[..., Settings],
     registry: JobRegistry,
+    stores: Stores,
     tmp_path: Path,
 ) -> AsyncIterator[Lab]:
     """Every way to run jobs: a kind of database, `+redis` where Redis carries the hints."""
     kind, _, hints = request.param.partition("+")
-    sections: dict[str, Any] = {"database": section_for(kind, request, tmp_path, is_migrated=True)}
+    sections: dict[str, Any] = {"database": section_for(kind, request, stores, tmp_path, is_migrated=True)}
     if hints:
         sections["redis"] = {"redis_url": request.getfixturevalue("redis_url")}
     settings = make_settings(jobs=FAST, **sections)
-    if kind == "sqlite":
-        migrate(settings)
     async with running_lab(settings, registry) as lab:
         yield lab
-
-
-def migrate(settings: Settings) -> None:
-    """Brings a SQLite file to the newest schema."""
-    database = DatabaseManager(settings)
-    try:
-        Migrator(database).upgrade()
-    finally:
-        database.engine.dispose()

@@ -22,7 +22,7 @@ async def _note(ctx: JobContext, version: str) -> None:
     async with ctx.transaction() as session:
         await session.execute(
             text("INSERT INTO effects (job_id, version) VALUES (:job_id, :version)"),
-            {"job_id": ctx.job_id, "version": version},
+            {"job_id": str(ctx.job_id), "version": version},
         )
         ctx.result = version
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -13,24 +13,23 @@ from scalable_fastapi_system.cli import main
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import JobContext, JobRegistry, JobState, job
 
-from tests.integration.jobs.conftest import migrate
 from tests.integration.jobs.harness import Lab, running_lab
+
+pytestmark = pytest.mark.databases("sqlite")
 
 Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
 def settings(
-    make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_settings: Callable[..., Settings],
+    database_section: dict[str, Any],
+    database_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Settings:
-    url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    monkeypatch.setenv("DATABASE__DATABASE_URL", url)
-    monkeypatch.setenv("ENVIRONMENT", "test")
-    settings = make_settings(
-        database={"database_url": url}, jobs={"poll_seconds": 0.1, "heartbeat_seconds": 0.1}
-    )
-    migrate(settings)
-    return settings
+    for name, value in {"ENVIRONMENT": "test", **database_environment}.items():
+        monkeypatch.setenv(name, value)
+    return make_settings(database=database_section, jobs={"poll_seconds": 0.1, "heartbeat_seconds": 0.1})
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import JobContext, JobHandle, JobRegistry, JobState, job
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 
-from hack.dev.postgres import Postgres
 from hack.dev.redis_server import Redis
 from tests.integration.jobs.conftest import FAST
 from tests.integration.jobs.harness import Lab, running_lab
+from tests.support.databases import DisposableDatabase
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def work(registry: JobRegistry) -> Any:
 @pytest.fixture
 async def fragile(
     make_settings: Callable[..., Settings],
-    disposable_postgres: Postgres,
+    disposable_database: DisposableDatabase,
     disposable_redis: Redis,
     registry: JobRegistry,
 ) -> AsyncIterator[Lab]:
     settings = make_settings(
-        database={"database_url": disposable_postgres.url(), "connect_timeout_seconds": 2},
+        database={**disposable_database.section, "connect_timeout_seconds": 2},
         redis={
             "redis_url": disposable_redis.url(),
             "command_timeout_seconds": 0.3,
@@ -92,17 +92,17 @@ async def test_hints_that_are_lost_are_pushed_again(fragile: Lab, disposable_red
     assert worker.channel.is_up
 
 
-async def test_a_crashed_postgres_costs_no_worker_and_no_job(
-    fragile: Lab, disposable_postgres: Postgres, work: Any
+async def test_a_crashed_database_costs_no_worker_and_no_job(
+    fragile: Lab, disposable_database: DisposableDatabase, work: Any
 ) -> None:
     worker = await fragile.start_worker()
     handles = [await fragile.client.enqueue_now(work, seconds=0.5) for _ in range(10)]
     await fragile.until(handles[-1].id, lambda found: found.state is JobState.RUNNING)
-    await asyncio.to_thread(disposable_postgres.kill)
+    await asyncio.to_thread(disposable_database.kill)
     with pytest.raises(ServiceUnavailableException):
         await fragile.client.enqueue_now(work)
     await asyncio.sleep(1.5)
-    await asyncio.to_thread(disposable_postgres.start)
+    await asyncio.to_thread(disposable_database.start)
     await all_succeed(fragile, handles)
     await all_succeed(fragile, [await until_accepted(fragile, work)])
     assert fragile.workers == [worker]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+import pytest
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import JobContext, JobRegistry, job
 from sqlalchemy import text
@@ -13,6 +14,8 @@ from sqlalchemy import text
 from tests.integration.jobs.conftest import FAST
 from tests.integration.jobs.harness import Lab, running_lab
 from tests.support.pgbouncer import PgBouncer
+
+pytestmark = pytest.mark.only_on("pgbouncer", reason="LISTEN and NOTIFY on either side of the pooler")
 
 POOL_SIZE = 2  # of the fixture `pgbouncer`
 

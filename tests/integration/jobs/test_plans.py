@@ -15,6 +15,8 @@ from scalable_fastapi_system.jobs.store.overview import list_queues
 from scalable_fastapi_system.jobs.store.reading import list_jobs
 from sqlalchemy import event
 
+pytestmark = pytest.mark.only_on("postgres", reason="the plans of PostgreSQL's planner")
+
 _ROWS = """
 INSERT INTO jobs (id, created_at, run_at, finished_at, state, attempt, max_attempts, queue, kind, args, owner_id, worker_id,
                   lease_expires_at)

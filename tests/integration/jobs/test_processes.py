@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,14 +15,15 @@ from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import JobState
 
 from tests.integration.jobs import process_handlers
-from tests.integration.jobs.conftest import FAST, migrate
+from tests.integration.jobs.conftest import FAST
 from tests.integration.jobs.harness import Lab, running_lab
+
+pytestmark = pytest.mark.databases("sqlite")
 
 
 @pytest.fixture
-async def lab(make_settings: Callable[..., Settings], tmp_path: Path) -> AsyncIterator[Lab]:
-    settings = make_settings(database={"database_url": f"sqlite:///{tmp_path / 'jobs.db'}"}, jobs=FAST)
-    migrate(settings)
+async def lab(make_settings: Callable[..., Settings], database_section: dict[str, Any]) -> AsyncIterator[Lab]:
+    settings = make_settings(database=database_section, jobs=FAST)
     async with running_lab(settings, process_handlers.REGISTRY) as lab:
         await lab.start_worker()
         yield lab

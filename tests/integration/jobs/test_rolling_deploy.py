@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scalable_fastapi_system.infra.settings import Settings
@@ -44,30 +45,32 @@ class Version:
 
 @pytest.fixture(params=["redis", "without redis"])
 async def lab(
-    request: pytest.FixtureRequest, make_settings: Callable[..., Settings], postgres_url: str
+    request: pytest.FixtureRequest, make_settings: Callable[..., Settings], database_section: dict[str, Any]
 ) -> AsyncIterator[Lab]:
     sections = {} if request.param == "without redis" else {"redis_url": request.getfixturevalue("redis_url")}
     settings = make_settings(
-        database={"database_url": postgres_url},
+        database=database_section,
         redis=sections,
         jobs={**FAST, "lease_seconds": 5.0, "drain_seconds": 5.0},
     )
     # The API of the new version: it has been deployed first.
     async with running_lab(settings, registry_of("new")) as lab:
         async with lab.resources.database.transaction() as session:
-            await session.execute(text("CREATE TABLE effects (job_id uuid NOT NULL, version text NOT NULL)"))
+            await session.execute(
+                text("CREATE TABLE effects (job_id char(36) NOT NULL, version text NOT NULL)")
+            )
         yield lab
 
 
 @pytest.fixture
-async def start(lab: Lab) -> AsyncIterator[Callable[[str], object]]:
+async def start(lab: Lab, database_environment: dict[str, str]) -> AsyncIterator[Callable[[str], object]]:
     started: list[Version] = []
     settings = lab.settings
     environment = {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
         "ENVIRONMENT": "test",
-        "DATABASE__DATABASE_URL": str(settings.database.database_url),
+        **database_environment,
         **{f"JOBS__{name.upper()}": str(getattr(settings.jobs, name)) for name in FAST},
     }
     if settings.redis.redis_url:

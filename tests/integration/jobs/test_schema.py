@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -14,7 +14,7 @@ from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import tables
 from sqlalchemy import inspect
 
-from tests.support.databases import DATABASES, section_for
+pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
 TABLES = {
     table.name
@@ -23,12 +23,11 @@ TABLES = {
 }
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture
 def database(
-    request: pytest.FixtureRequest, make_settings: Callable[..., Settings], tmp_path: Path
+    make_settings: Callable[..., Settings], empty_database_section: dict[str, Any]
 ) -> Iterator[DatabaseManager]:
-    section = section_for(request.param, request, tmp_path, is_migrated=False)
-    database = DatabaseManager(make_settings(database=section))
+    database = DatabaseManager(make_settings(database=empty_database_section))
     yield database
     database.engine.dispose()
 

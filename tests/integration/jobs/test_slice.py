@@ -108,7 +108,7 @@ async def test_a_job_that_takes_too_long_has_failed(any_lab: Lab, registry: JobR
     assert "longer than 0.1 seconds" in ended.error["message"]
 
 
-@pytest.mark.parametrize("any_lab", WAKING_LABS, indirect=True)
+@pytest.mark.labs(*WAKING_LABS)
 async def test_an_idle_worker_is_woken_and_does_not_find_a_job_by_looking(
     any_lab: Lab, registry: JobRegistry
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from scalable_fastapi_system.jobs.testing import (
 )
 from scalable_fastapi_system.kit.errors import ValidationException
 
-from tests.integration.jobs.conftest import migrate
 from tests.integration.jobs.harness import running_lab
 
 
@@ -41,8 +39,9 @@ async def test_a_handler_runs_inline(registry: JobRegistry) -> None:
         await run_job(inline, number="two")
 
 
+@pytest.mark.databases("sqlite")
 async def test_what_waits_can_be_asserted_and_run(
-    make_settings: Callable[..., Settings], registry: JobRegistry, tmp_path: Path
+    make_settings: Callable[..., Settings], registry: JobRegistry, database_section: dict[str, Any]
 ) -> None:
     ran: list[int] = []
 
@@ -50,8 +49,7 @@ async def test_what_waits_can_be_asserted_and_run(
     async def work(ctx: JobContext, *, number: int) -> None:
         ran.append(number)
 
-    settings = make_settings(database={"database_url": f"sqlite:///{tmp_path / 'jobs.db'}"})
-    migrate(settings)
+    settings = make_settings(database=database_section)
     async with running_lab(settings, registry) as lab:
         async with lab.resources.database.transaction() as session:
             await enqueue_chain(session, [call(work, number=1), call(work, number=2)])

@@ -14,6 +14,8 @@ from tests.integration.domains.conftest import Owner, System, running
 from tests.integration.jobs.conftest import FAST
 from tests.integration.jobs.test_webhooks import Receiver
 
+pytestmark = pytest.mark.databases("sqlite", "postgres")
+
 PATIENCE_SECONDS = 30.0
 
 
@@ -26,18 +28,20 @@ async def receiver() -> AsyncIterator[Receiver]:
     server.close()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture
 async def system(
-    request: pytest.FixtureRequest, make_settings: Callable[..., Settings]
+    database_kind: str,
+    database_section: dict[str, Any],
+    request: pytest.FixtureRequest,
+    make_settings: Callable[..., Settings],
 ) -> AsyncIterator[System]:
     sections: dict[str, Any] = {
-        "database": {"database_url": "sqlite://"},
+        "database": database_section,
         "http_client": {"allow_private_addresses": True, "timeout_seconds": 5},
         "rate_limit": {"enabled": False},
         "jobs": FAST,
     }
-    if request.param == "postgres":
-        sections["database"] = {"database_url": request.getfixturevalue("postgres_url")}
+    if database_kind != "sqlite":
         sections["redis"] = {"redis_url": request.getfixturevalue("redis_url")}
     async with running(make_settings(**sections)) as system:
         await system.start_worker()

@@ -9,7 +9,6 @@ import hmac
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,8 +28,10 @@ from scalable_fastapi_system.jobs.tables import webhook_deliveries
 from scalable_fastapi_system.kit.errors import NotFoundException, ValidationException
 from sqlalchemy import select
 
-from tests.integration.jobs.conftest import FAST, migrate
+from tests.integration.jobs.conftest import FAST
 from tests.integration.jobs.harness import Lab, running_lab
+
+pytestmark = pytest.mark.databases("sqlite", "postgres")
 
 OWNER = 7
 
@@ -67,26 +68,18 @@ async def receiver() -> AsyncIterator[Receiver]:
     server.close()
 
 
-@pytest.fixture(params=["postgres+redis", "sqlite"])
+@pytest.fixture
 async def lab(
+    database_kind: str,
+    database_section: dict[str, Any],
     request: pytest.FixtureRequest,
     make_settings: Callable[..., Settings],
     registry: JobRegistry,
-    tmp_path: Path,
 ) -> AsyncIterator[Lab]:
+    """With hints by Redis, but on SQLite, which is for one process."""
     outbound = {"allow_private_addresses": True, "timeout_seconds": 2}
-    if request.param == "sqlite":
-        settings = make_settings(
-            database={"database_url": f"sqlite:///{tmp_path / 'jobs.db'}"}, jobs=FAST, http_client=outbound
-        )
-        migrate(settings)
-    else:
-        settings = make_settings(
-            database={"database_url": request.getfixturevalue("postgres_url")},
-            redis={"redis_url": request.getfixturevalue("redis_url")},
-            jobs=FAST,
-            http_client=outbound,
-        )
+    redis = {} if database_kind == "sqlite" else {"redis_url": request.getfixturevalue("redis_url")}
+    settings = make_settings(database=database_section, redis=redis, jobs=FAST, http_client=outbound)
     registry.add(webhooks.deliver)
     async with running_lab(settings, registry) as lab:
         yield lab
@@ -279,13 +272,16 @@ async def test_addresses_and_owners_are_checked(lab: Lab) -> None:
         assert await webhooks.list_endpoints(session, owner_id=OWNER) == []
 
 
+@pytest.mark.databases("sqlite")
 async def test_a_private_address_is_refused_for_good(
-    make_settings: Callable[..., Settings], registry: JobRegistry, tmp_path: Path, receiver: Receiver
+    make_settings: Callable[..., Settings],
+    registry: JobRegistry,
+    database_section: dict[str, Any],
+    receiver: Receiver,
 ) -> None:
     registry.add(webhooks.deliver)
     told = declare(registry)
-    settings = make_settings(database={"database_url": f"sqlite:///{tmp_path / 'jobs.db'}"}, jobs=FAST)
-    migrate(settings)
+    settings = make_settings(database=database_section, jobs=FAST)
     async with running_lab(settings, registry) as lab:
         await add_endpoint(lab, receiver.url)
         async with lab.resources.database.transaction() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from scalable_fastapi_system.infra.database import DatabaseManager
 from sqlalchemy import text
 
@@ -10,11 +11,12 @@ def usage(manager: DatabaseManager) -> dict[str, tuple[int, int, int]]:
     return {one.name: (one.in_use, one.idle, one.limit) for one in manager.pool_usage()}
 
 
-async def test_connections_at_work_are_told_from_idle_ones(make_settings, postgres_url):
+@pytest.mark.only_on("postgres", "pgbouncer", reason="the second pool, for direct reads, is asyncpg's")
+async def test_connections_at_work_are_told_from_idle_ones(make_settings, database_section):
     manager = DatabaseManager(
         make_settings(
             database={
-                "database_url": postgres_url,
+                **database_section,
                 "pool_size": 3,
                 "max_overflow": 2,
                 "read_pool_size": 4,
@@ -38,6 +40,7 @@ async def test_connections_at_work_are_told_from_idle_ones(make_settings, postgr
         await manager.stop()
 
 
+@pytest.mark.only_on("sqlite", reason="the one kind that has no pool")
 async def test_a_database_without_a_pool_has_no_figures(make_settings, tmp_path):
     manager = DatabaseManager(make_settings(database={"database_url": f"sqlite:///{tmp_path / 'a.db'}"}))
     await manager.start()

@@ -15,6 +15,8 @@ import pytest
 from hack.dev.layout import REPOSITORY
 from hack.dev.postgres import program
 
+pytestmark = pytest.mark.only_on("postgres", reason="pg_dump, pg_restore and psql")
+
 TEXT = (REPOSITORY / "docs" / "operations.md").read_text()
 
 

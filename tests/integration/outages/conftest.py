@@ -1,4 +1,4 @@
-"""API, worker, Postgres and Redis as processes of the test's own, with clients that never stop asking."""
+"""API, worker, database and Redis as processes of the test's own, with clients that never stop asking."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from hack.dev.postgres import Postgres
 from hack.dev.redis_server import Redis
+from tests.support.databases import DisposableDatabase
 from tests.support.service_processes import API, WORKER, ServiceProcess
 
 WAIT_SECONDS = 120.0
@@ -25,10 +25,12 @@ Answer = tuple[int | None, str | None]  # status and error code; (None, None) wh
 class World:
     """The system and what its clients were told."""
 
-    def __init__(self, api: ServiceProcess, worker: ServiceProcess, postgres: Postgres, redis: Redis) -> None:
+    def __init__(
+        self, api: ServiceProcess, worker: ServiceProcess, database: DisposableDatabase, redis: Redis
+    ) -> None:
         self.api = api
         self.worker = worker
-        self.postgres = postgres
+        self.database = database
         self.redis = redis
         self.answers: dict[str, Counter[Answer]] = {}
         self.accepted: list[str] = []
@@ -168,14 +170,14 @@ class World:
 
 @pytest.fixture
 def start_world(
-    tmp_path: Path, disposable_postgres: Postgres, disposable_redis: Redis
+    tmp_path: Path, disposable_database: DisposableDatabase, disposable_redis: Redis
 ) -> Iterator[Callable[..., World]]:
     """Starts everything with these variables. Time limits are short, so that an outage is soon known."""
     services: list[ServiceProcess] = []
 
     def start(**environment: str) -> World:
         variables = {
-            "DATABASE__DATABASE_URL": disposable_postgres.url(),
+            **disposable_database.environment,
             "DATABASE__STATEMENT_TIMEOUT_SECONDS": "5",
             "DATABASE__CONNECT_TIMEOUT_SECONDS": "5",
             "DATABASE__POOL_TIMEOUT_SECONDS": "5",
@@ -188,7 +190,7 @@ def start_world(
         for name, command in (("api", API), ("worker", WORKER)):
             services.append(ServiceProcess(name, command, tmp_path, variables))
             services[-1].start()
-        return World(services[0], services[1], disposable_postgres, disposable_redis)
+        return World(services[0], services[1], disposable_database, disposable_redis)
 
     yield start
     for service in services:

@@ -24,6 +24,8 @@ from tests.integration.outages.conftest import World, start_world
 from tests.support.forwarder import Forwarder
 from tests.support.stores import Stores
 
+pytestmark = pytest.mark.only_on("postgres", reason="a standby of PostgreSQL is promoted")
+
 __all__ = ["start_world"]  # a fixture
 AWAY = (503, "SERVICE_UNAVAILABLE")
 PATIENCE_SECONDS = 60.0

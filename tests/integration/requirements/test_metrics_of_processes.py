@@ -61,15 +61,13 @@ def serving(api: ServiceProcess) -> list[int]:
 
 
 async def test_a_scrape_tells_of_all_processes_and_a_dead_one_keeps_its_counts_but_not_its_gauges(
-    start_service: StartService, postgres_url: str
+    start_service: StartService, database_environment: dict[str, str]
 ) -> None:
     api = await asyncio.to_thread(
         start_service,
         "api",
         API__WORKERS=str(WORKERS),
-        DATABASE__DATABASE_URL=postgres_url,
-        DATABASE__POOL_SIZE="3",
-        DATABASE__MAX_OVERFLOW="2",
+        **{**database_environment, "DATABASE__POOL_SIZE": "3", "DATABASE__MAX_OVERFLOW": "2"},
     )
     assert len(serving(api)) == WORKERS
     rooms = ("db_pool_max_connections", WORKERS * 5.0)

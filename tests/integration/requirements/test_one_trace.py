@@ -76,10 +76,14 @@ def spans(collector: Receiver) -> set[tuple[str, str]]:
 
 
 async def test_one_trace_id_runs_from_the_request_over_log_and_job_to_the_webhook(
-    start_service: StartService, postgres_url: str, redis_url: str, hook: Receiver, collector: Receiver
+    start_service: StartService,
+    database_environment: dict[str, str],
+    redis_url: str,
+    hook: Receiver,
+    collector: Receiver,
 ) -> None:
     environment = {
-        "DATABASE__DATABASE_URL": postgres_url,
+        **database_environment,
         "REDIS__REDIS_URL": redis_url,
         "HTTP_CLIENT__ALLOW_PRIVATE_ADDRESSES": "true",
         "TRACING__ENABLED": "true",

@@ -1,15 +1,14 @@
-"""The whole system behind PgBouncer in transaction mode, two servers for all its connections (row 28)."""
+"""The whole system on each database, and behind PgBouncer in transaction mode with two servers for all (row 28)."""
 
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import urlsplit
 
 import httpx
+import pytest
 from scalable_fastapi_system.jobs.states import JobState
 
 from tests.integration.requirements.conftest import StartService, sign_in
-from tests.support.pgbouncer import PgBouncer
 
 TABLE = b"a,b\n1,2\n3,4\n"
 PATIENCE_SECONDS = 60.0
@@ -29,14 +28,11 @@ async def ended(http: httpx.AsyncClient, task_id: str) -> str:
     return state
 
 
-async def test_api_and_worker_do_everything_through_a_pool_of_two(
-    start_service: StartService, pgbouncer: PgBouncer, postgres_url: str, redis_url: str
+@pytest.mark.databases("postgres", "mariadb", "pgbouncer")
+async def test_api_and_worker_do_everything_on_each_database_and_through_a_pool_of_two(
+    start_service: StartService, database_environment: dict[str, str], redis_url: str
 ) -> None:
-    environment = {
-        "DATABASE__DATABASE_URL": pgbouncer.url(urlsplit(postgres_url).path.lstrip("/")),
-        "DATABASE__PREPARED_STATEMENTS": "false",
-        "REDIS__REDIS_URL": redis_url,
-    }
+    environment = {**database_environment, "REDIS__REDIS_URL": redis_url}
     api = await asyncio.to_thread(start_service, "api", **environment)
     worker = await asyncio.to_thread(start_service, "worker", **environment)
     async with httpx.AsyncClient(base_url=api.url, timeout=60) as http:

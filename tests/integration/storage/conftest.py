@@ -12,8 +12,10 @@ from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.infra.storage import FileStorage, create_storage
 
 from tests.integration.storage.s3_server import BUCKET, S3Server, find_program
+from tests.support.databases import section_for
+from tests.support.stores import Stores
 
-BACK_ENDS = ("folder", "sqlite", "postgres", "s3")
+BACK_ENDS = ("folder", "sqlite", "postgres", "mariadb", "s3")
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +35,8 @@ async def make_database(
     """Database managers that are stopped after the test."""
     made: list[DatabaseManager] = []
 
-    def make(url: str, **sections: Any) -> DatabaseManager:
-        made.append(DatabaseManager(make_settings(database={"database_url": url}, **sections)))
+    def make(section: dict[str, Any], **sections: Any) -> DatabaseManager:
+        made.append(DatabaseManager(make_settings(database=section, **sections)))
         return made[-1]
 
     yield make
@@ -42,23 +44,32 @@ async def make_database(
         await database.stop()
 
 
-@pytest.fixture(params=BACK_ENDS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The conformance suite runs on each back end; with `--database` on that one in place of the others."""
+    if "storage" in metafunc.fixturenames and "database" not in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--database")
+        back_ends = ("folder", chosen, "s3") if chosen else BACK_ENDS
+        metafunc.parametrize("storage", back_ends, indirect=True)
+
+
+@pytest.fixture
 async def storage(
     request: pytest.FixtureRequest,
+    stores: Stores,
     tmp_path: Path,
     make_settings: Callable[..., Settings],
     make_database: Callable[..., DatabaseManager],
 ) -> FileStorage:
     """Each back end in turn, empty."""
-    database = make_database("sqlite://")
+    database = make_database({"database_url": "sqlite://"})
     section: dict[str, Any] = {"url": "database://"}
     if request.param == "folder":
         section = {"url": f"file://{tmp_path}/files"}
-    elif request.param == "postgres":
-        database = make_database(request.getfixturevalue("postgres_url"))
-        await database.start()
     elif request.param == "s3":
         server: S3Server = request.getfixturevalue("s3_server")
         prefix = f"{tmp_path.parent.name}-{tmp_path.name}".replace("[", "-").replace("]", "")
         section = {"url": f"s3://{BUCKET}/{prefix}", "options": server.options}
+    else:
+        database = make_database(section_for(request.param, request, stores, tmp_path, is_migrated=True))
+        await database.start()
     return create_storage(make_settings(storage=section), database)

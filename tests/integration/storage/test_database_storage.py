@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from scalable_fastapi_system.infra.database import DatabaseManager
@@ -12,6 +13,8 @@ from scalable_fastapi_system.infra.storage import FileStorage, StorageError
 from scalable_fastapi_system.infra.storage.database import CHUNK_BYTES, DatabaseStorage
 from scalable_fastapi_system.infra.storage.tables import stored_file_chunks, stored_files
 from sqlalchemy import func, select
+
+pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
 LARGE = b"0123456789" * 300_000  # six chunks
 
@@ -37,12 +40,11 @@ async def counts(database: DatabaseManager) -> tuple[int, int]:
     return files, chunks
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture
 async def database(
-    request: pytest.FixtureRequest, make_database: Callable[..., DatabaseManager]
+    database_section: dict[str, Any], make_database: Callable[..., DatabaseManager]
 ) -> DatabaseManager:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else "sqlite://"
-    database = make_database(url)
+    database = make_database(database_section)
     await database.start()
     return database
 
@@ -57,10 +59,11 @@ def storage(database: DatabaseManager, clock: MovedClock) -> FileStorage:
     return DatabaseStorage(database.settings, database, clock)
 
 
+@pytest.mark.databases("postgres")
 async def test_neither_a_slow_writer_nor_a_slow_reader_holds_a_connection(
-    postgres_url: str, make_database: Callable[..., DatabaseManager]
+    database_section: dict[str, Any], make_database: Callable[..., DatabaseManager]
 ) -> None:
-    database = make_database(postgres_url)
+    database = make_database(database_section)
     await database.start()
     storage = DatabaseStorage(database.settings, database)
     goes_on = asyncio.Event()

@@ -6,12 +6,15 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from scalable_fastapi_system import create_app
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.infra.storage import FileStorage
+
+pytestmark = pytest.mark.databases("sqlite")
 
 DATA = random.Random(8).randbytes(1_300_000)  # three chunks of the database
 KEY = "reports/2026/summary.csv"
@@ -35,10 +38,13 @@ async def content() -> AsyncIterator[bytes]:
 
 @pytest.fixture(params=["folder", "database"])
 async def shop(
-    request: pytest.FixtureRequest, tmp_path: Path, make_settings: Callable[..., Settings]
+    request: pytest.FixtureRequest,
+    database_section: dict[str, Any],
+    tmp_path: Path,
+    make_settings: Callable[..., Settings],
 ) -> AsyncIterator[Shop]:
     url = f"file://{tmp_path}/files" if request.param == "folder" else "database://"
-    app = create_app(make_settings(storage={"url": url}))
+    app = create_app(make_settings(database=database_section, storage={"url": url}))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

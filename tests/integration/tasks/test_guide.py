@@ -11,6 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 from scalable_fastapi_system import background_task, create_app
 
+pytestmark = pytest.mark.usefixtures("chosen_database")
+
 USER = {"username": "testuser", "email": "test@example.com", "password": "testpassword123"}
 
 

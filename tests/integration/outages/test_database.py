@@ -1,4 +1,4 @@
-"""Postgres goes away and comes back under steady requests: 503 and never 500, and it mends itself (rows 29 and 33)."""
+"""The database goes away and comes back under steady requests: 503 and never 500, and it mends itself (rows 29 and 33)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import httpx
 import pytest
 from scalable_fastapi_system.identity.api_key_format import new_key
 
-from hack.dev.postgres import Postgres
 from tests.integration.outages.conftest import WAIT_SECONDS, World
+from tests.support.databases import DisposableDatabase
 from tests.support.service_processes import API, ServiceProcess
+
+pytestmark = pytest.mark.databases("postgres", "mariadb", "pgbouncer")
 
 NEEDS_DATABASE = ("read", "login", "job")
 NEEDS_NONE = ("live", "no store")
@@ -20,17 +22,17 @@ AWAY = (503, "SERVICE_UNAVAILABLE")
 
 
 @pytest.mark.parametrize("how", ["restarted", "crashed", "frozen"])
-async def test_an_outage_of_postgres_is_a_503_where_it_is_needed_and_is_over_when_it_is_back(
+async def test_an_outage_of_the_database_is_a_503_where_it_is_needed_and_is_over_when_it_is_back(
     world: World, how: str
 ) -> None:
     async with world.asking():
         await world.more()
         if how == "restarted":
-            await asyncio.to_thread(world.postgres.stop)
+            await asyncio.to_thread(world.database.stop)
         elif how == "crashed":
-            await asyncio.to_thread(world.postgres.kill)
+            await asyncio.to_thread(world.database.kill)
         else:
-            world.postgres.child.freeze()
+            world.database.freeze()
         try:
             await world.until_ready_is(503)
             await world.until_report(status="degraded", database="unhealthy", redis="healthy")
@@ -38,9 +40,9 @@ async def test_an_outage_of_postgres_is_a_503_where_it_is_needed_and_is_over_whe
             await world.more(kinds=NEEDS_NONE)
         finally:
             if how == "frozen":
-                world.postgres.child.thaw()
+                world.database.thaw()
             else:
-                await asyncio.to_thread(world.postgres.start)
+                await asyncio.to_thread(world.database.start)
         await world.until_ready_is(200)
         await world.until_report(status="healthy", database="healthy")
         await world.more()
@@ -55,6 +57,8 @@ async def test_an_outage_of_postgres_is_a_503_where_it_is_needed_and_is_over_whe
     assert world.pids() == world.started_pids
 
 
+@pytest.mark.only_on("postgres", "pgbouncer", reason="PostgreSQL has a process for each connection")
+@pytest.mark.databases("postgres")
 async def test_one_connection_that_crashes_takes_no_request_with_it_for_long(world: World) -> None:
     """As an out-of-memory killer ends one backend: Postgres then ends all sessions and recovers by itself."""
     async with world.asking():
@@ -70,18 +74,17 @@ async def test_one_connection_that_crashes_takes_no_request_with_it_for_long(wor
 
 def crash_a_backend(world: World) -> None:
     """SIGKILL to a process that serves a client."""
-    children = world.postgres.child._family()[1:]
+    children = world.database.server.child._family()[1:]
     served = [child for child in children if " 127.0.0.1(" in " ".join(child.cmdline())]
     assert served, [child.cmdline() for child in children]
     served[0].kill()
 
 
 @pytest.fixture
-def lonely_api(tmp_path: Path, disposable_postgres: Postgres) -> Iterator[ServiceProcess]:
-    """An API whose Postgres is stopped."""
-    disposable_postgres.stop()
-    variables = {"DATABASE__DATABASE_URL": disposable_postgres.url()}
-    api = ServiceProcess("api", API, tmp_path, variables)
+def lonely_api(tmp_path: Path, disposable_database: DisposableDatabase) -> Iterator[ServiceProcess]:
+    """An API whose database is stopped."""
+    disposable_database.stop()
+    api = ServiceProcess("api", API, tmp_path, disposable_database.environment)
     try:
         api.start(until="/health/live")
         yield api
@@ -89,8 +92,8 @@ def lonely_api(tmp_path: Path, disposable_postgres: Postgres) -> Iterator[Servic
         api.kill()
 
 
-async def test_an_api_that_starts_before_postgres_serves_as_soon_as_it_is_there(
-    lonely_api: ServiceProcess, disposable_postgres: Postgres
+async def test_an_api_that_starts_before_its_database_serves_as_soon_as_it_is_there(
+    lonely_api: ServiceProcess, disposable_database: DisposableDatabase
 ) -> None:
     api = lonely_api
     started_pids = api.pids()
@@ -99,7 +102,7 @@ async def test_an_api_that_starts_before_postgres_serves_as_soon_as_it_is_there(
         headers = {"X-API-Key": new_key()}
         early = await asyncio.gather(*(http.get("/users/me", headers=headers) for _ in range(10)))
         assert {answer.status_code for answer in early} == {503}
-        await asyncio.to_thread(disposable_postgres.start)
+        await asyncio.to_thread(disposable_database.start)
         async with asyncio.timeout(WAIT_SECONDS):
             while await asyncio.to_thread(api.status, "/health/ready") != 200:
                 await asyncio.sleep(0.1)
