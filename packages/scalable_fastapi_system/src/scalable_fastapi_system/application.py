@@ -76,10 +76,12 @@ def create_app(settings: Settings | None = None, product: Product | None = None)
         redoc_url=None,
         openapi_url="/openapi.json" if settings.api.docs_enabled else None,
         lifespan=_lifespan,
-        # FastAPI asks OpenTelemetry's globals at every request unless told that there is nothing to find.
+        # FastAPI asks OpenTelemetry's globals at every request unless told that there is nothing to find. The spans
+        # of HTTP requests are the platform's (web/request_spans.py), those of websockets FastAPI's.
         telemetry={
             "tracing": tracer_provider() is not None,
             "tracer_provider": tracer_provider(),
+            "exclude": lambda scope: scope["type"] == "http",
             "metrics": False,
             "logs": False,
         },

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from fastapi import FastAPI
@@ -26,7 +26,7 @@ from scalable_fastapi_system.infra.error_tracking import report_error
 from scalable_fastapi_system.infra.logging import RequestLog
 from scalable_fastapi_system.infra.metrics import MetricsManager
 from scalable_fastapi_system.infra.settings import Settings
-from scalable_fastapi_system.infra.tracing import current_trace_id, tracer_provider
+from scalable_fastapi_system.infra.tracing import tracer_provider
 from scalable_fastapi_system.kit.errors import APIException, ServiceUnavailableException
 from scalable_fastapi_system.kit.ids import is_request_id, new_request_id
 from scalable_fastapi_system.web.client_address import ProxyTrust
@@ -35,6 +35,9 @@ from scalable_fastapi_system.web.problems import problem_response
 from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
 from scalable_fastapi_system.web.slow_body import bounded_body
+
+if TYPE_CHECKING:
+    from scalable_fastapi_system.web.request_spans import RequestSpan, RequestSpans
 
 _log = structlog.get_logger("api.request")
 _request_log = RequestLog("api.request")
@@ -84,8 +87,8 @@ class PlatformMiddleware:
         self._owner = owner
         self._app = app
         # Whether nothing that somebody added stands between this pass and the endpoints.
-        # While traces are taken FastAPI's router is asked, which tells the span its route.
-        self._is_innermost = len(owner.user_middleware) == 0 and tracer_provider() is None
+        self._is_innermost = len(owner.user_middleware) == 0
+        self._spans = _request_spans()
         self._exception_handlers = split_handlers(owner)
         self._gzip: ASGIApp = GZipMiddleware(
             self._run_endpoint_or_app if self._is_innermost else app, minimum_size=_COMPRESS_FROM_BYTES
@@ -138,6 +141,9 @@ class PlatformMiddleware:
             return
         exchange = _Exchange(self, scope, send)
         self._trust.note(scope)
+        if self._spans is not None:
+            exchange.span = span = self._spans.begin(scope, exchange.facts.template)
+            exchange.trace = {"trace_id": span.trace_id}
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id, **exchange.trace)
         self._at_work += 1
         try:
@@ -153,6 +159,8 @@ class PlatformMiddleware:
             if exchange.is_stream:
                 self._streams -= 1
             self._finish(exchange, scope)
+            if exchange.span is not None:
+                exchange.span.end(exchange.status or 500, exchange.failure)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: _Exchange = scope["state"]["exchange"]
@@ -237,6 +245,8 @@ class PlatformMiddleware:
     ) -> None:
         if isinstance(error, HTTPException):
             error = APIException(error.detail, error.status_code, headers=error.headers)
+        if not isinstance(error, APIException):
+            exchange.failure = error
         if exchange.status:
             # The answer is under way: all that is left is to break it off, which the server does.
             _log.error("failed while answering", exc_info=error, route=exchange.facts.template)
@@ -290,6 +300,15 @@ class PlatformMiddleware:
         )
 
 
+def _request_spans() -> RequestSpans | None:
+    provider = tracer_provider()
+    if provider is None:
+        return None
+    from scalable_fastapi_system.web.request_spans import RequestSpans
+
+    return RequestSpans(provider)
+
+
 def split_handlers(owner: FastAPI) -> tuple[dict[Any, Any], dict[int, Any]]:
     """The application's exception handlers as Starlette looks them up: by class, and by status."""
     by_class: dict[Any, Any] = {}
@@ -311,12 +330,12 @@ class _Exchange:
         "_headers",
         "_owner",
         "_send",
-        "_wrap",
         "api_key",
         "authorization",
         "content_length",
         "extra_headers",
         "facts",
+        "failure",
         "has_body",
         "has_origin",
         "host",
@@ -327,6 +346,7 @@ class _Exchange:
         "path_params",
         "request_id",
         "response_bytes",
+        "span",
         "started",
         "status",
         "takes_gzip",
@@ -351,6 +371,7 @@ class _Exchange:
         self.is_body_complete = False
         self.must_close = False
         self.is_stream = False
+        self.failure: Exception | None = None  # what nobody handled
         self.extra_headers: list[tuple[bytes, bytes]] = []
         inbound_id = ""
         for name, value in scope["headers"]:
@@ -377,9 +398,8 @@ class _Exchange:
         state = scope.setdefault("state", {})
         state["request_id"] = self.request_id
         state["exchange"] = self
-        trace_id = current_trace_id()
-        # FastAPI has ended its span by the time the line is written.
-        self.trace = {"trace_id": trace_id} if trace_id else _NO_TRACE
+        self.span: RequestSpan | None = None
+        self.trace = _NO_TRACE
         self.facts, self.path_params = owner._routes.find(scope["method"], scope["path"])
         if scope.get("root_path"):
             self.path_params = None  # the router knows how to take the prefix off
