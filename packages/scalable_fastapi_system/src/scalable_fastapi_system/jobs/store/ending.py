@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from sqlalchemy import CursorResult, insert, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from scalable_fastapi_system.jobs.limits import decode
-from scalable_fastapi_system.jobs.records import Ending, Hint, Outcome
+from scalable_fastapi_system.jobs.records import Claim, Ending, Hint, Outcome
 from scalable_fastapi_system.jobs.states import JobState
 from scalable_fastapi_system.jobs.store.clock import database_now
 from scalable_fastapi_system.jobs.store.deliveries import plan_deliveries
@@ -29,7 +29,7 @@ async def finish_job(
     """
     claim = ending.claim
     now = await database_now(session)
-    state = ending.state
+    state, outcome = ending.state, ending.outcome
     values: dict[str, Any] = {"state": int(state), "lease_expires_at": None}
     if state.is_terminal:
         values |= {"finished_at": now, "unique_key": None}
@@ -50,7 +50,9 @@ async def finish_job(
     )
     if not done.rowcount:
         return False, []
-    if ending.outcome not in {Outcome.SUCCEEDED, Outcome.SNOOZED}:
+    if not state.is_terminal and await _cancel_as_asked(session, claim, now):
+        state, outcome = JobState.CANCELLED, Outcome.CANCELLED
+    if outcome not in {Outcome.SUCCEEDED, Outcome.SNOOZED}:
         started_at = select(jobs.c.started_at).where(jobs.c.id == claim.job_id).scalar_subquery()
         await session.execute(
             insert(job_attempts).values(
@@ -58,7 +60,7 @@ async def finish_job(
                 attempt=claim.attempt,
                 started_at=started_at,
                 ended_at=now,
-                outcome=ending.outcome.value,
+                outcome=outcome.value,
                 worker_id=worker_id,
                 error=decode(ending.error),
             )
@@ -81,6 +83,17 @@ async def finish_job(
             )
         )
     return True, hints
+
+
+async def _cancel_as_asked(session: AsyncSession, claim: Claim, now: datetime) -> bool:
+    """Cancels the job, which would wait for its next try, if that was asked for while it ran. Whether it did."""
+    error = {"type": "Cancelled", "message": "cancelled while it ran", "attempt": claim.attempt}
+    done: CursorResult[Any] = await session.execute(  # type: ignore[assignment]
+        update(jobs)
+        .where(jobs.c.id == claim.job_id, jobs.c.cancel_requested_at.is_not(None))
+        .values(state=int(JobState.CANCELLED), finished_at=now, unique_key=None, error=error)
+    )
+    return bool(done.rowcount)
 
 
 async def owns(session: AsyncSession, *, job_id: UUID, attempt: int, worker_id: str) -> bool:

@@ -254,26 +254,28 @@ class PostgresStore(SharedStore):
         for row in rows:
             ending = by_id[row["id"]]
             claim = ending.claim
+            state = JobState(row["state"])
             report.written.add(claim.job_id)
-            if ending.outcome not in {Outcome.SUCCEEDED, Outcome.SNOOZED}:
+            outcome = Outcome.CANCELLED if state is JobState.CANCELLED else ending.outcome
+            if outcome not in {Outcome.SUCCEEDED, Outcome.SNOOZED}:
                 history.append(
                     (
                         claim.job_id,
                         claim.attempt,
                         row["started_at"],
-                        ending.outcome.value,
+                        outcome.value,
                         worker_id,
                         ending.error,
                     )
                 )
-            if not ending.state.is_terminal:
+            if not state.is_terminal:
                 lane, delay_seconds = claim.owner_id or 0, ending.delay_seconds
                 report.hints.append(
                     Hint(claim.job_id, claim.attempt, claim.queue, lane, claim.priority, delay_seconds)
                 )
                 continue
             if claim.then_id is not None:
-                ended.append((claim.job_id, ending.state is JobState.SUCCEEDED))
+                ended.append((claim.job_id, state is JobState.SUCCEEDED))
             if claim.owner_id in webhook_owners:
                 told.append(claim.job_id)
         if history:

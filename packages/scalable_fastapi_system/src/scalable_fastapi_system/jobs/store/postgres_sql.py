@@ -75,19 +75,25 @@ FROM unnest($1::uuid[], $2::int[], $3::jsonb[], $4::jsonb[]) AS f(id, attempt, r
 WHERE j.id = f.id AND j.attempt = f.attempt AND j.state = 2 AND j.worker_id = $5
 RETURNING j.id"""
 
-SETTLE = """
-UPDATE jobs j SET state = f.state, lease_expires_at = NULL,
-  finished_at = CASE WHEN f.state >= 3 THEN now() END,
-  unique_key = CASE WHEN f.state >= 3 THEN NULL ELSE j.unique_key END,
-  worker_id = CASE WHEN f.state >= 3 THEN j.worker_id END,
-  run_at = CASE WHEN f.state >= 3 THEN j.run_at ELSE now() + make_interval(secs => f.delay) END,
+# One that would wait for its next try, and whose cancel was asked for while it ran, is cancelled.
+_IS_CANCELLED = "(f.state < 3 AND j.cancel_requested_at IS NOT NULL)"
+_IS_OVER = "(f.state >= 3 OR j.cancel_requested_at IS NOT NULL)"
+
+SETTLE = f"""
+UPDATE jobs j SET state = CASE WHEN {_IS_CANCELLED} THEN 5 ELSE f.state END, lease_expires_at = NULL,
+  finished_at = CASE WHEN {_IS_OVER} THEN now() END,
+  unique_key = CASE WHEN {_IS_OVER} THEN NULL ELSE j.unique_key END,
+  worker_id = CASE WHEN {_IS_OVER} THEN j.worker_id END,
+  run_at = CASE WHEN {_IS_OVER} THEN j.run_at ELSE now() + make_interval(secs => f.delay) END,
   failures = j.failures + f.is_failure::int, interruptions = j.interruptions + f.is_interruption::int,
   result = coalesce(f.result, j.result), progress = coalesce(f.progress, j.progress),
-  error = CASE WHEN f.state = 3 THEN NULL ELSE coalesce(f.error, j.error) END
+  error = CASE WHEN f.state = 3 THEN NULL WHEN {_IS_CANCELLED}
+    THEN jsonb_build_object('type', 'Cancelled', 'message', 'cancelled while it ran', 'attempt', j.attempt)
+    ELSE coalesce(f.error, j.error) END
 FROM unnest($1::uuid[], $2::int[], $3::smallint[], $4::float8[], $5::bool[], $6::bool[], $7::jsonb[], $8::jsonb[],
             $9::jsonb[]) AS f(id, attempt, state, delay, is_failure, is_interruption, result, error, progress)
 WHERE j.id = f.id AND j.attempt = f.attempt AND j.state = 2 AND j.worker_id = $10
-RETURNING j.id, j.started_at"""
+RETURNING j.id, j.started_at, j.state"""  # noqa: S608 - conditions from here only
 
 REMEMBER_ATTEMPTS = """
 INSERT INTO job_attempts (job_id, attempt, started_at, ended_at, outcome, worker_id, error)

@@ -1,0 +1,32 @@
+"""Ends that are not plain: a cancel that meets another end, a handler that cancels itself, errors that cannot be told."""
+
+from __future__ import annotations
+
+import asyncio
+import pytest
+from scalable_fastapi_system.jobs import JobContext, JobRegistry, JobState, SnoozeJobError, job
+
+from tests.integration.jobs.harness import Lab
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), SnoozeJobError(60)], ids=["failure", "snooze"])
+async def test_a_job_that_would_wait_again_is_cancelled_if_that_was_asked_for(
+    any_lab: Lab, registry: JobRegistry, error: Exception
+) -> None:
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    @job("stubborn", registry=registry, max_attempts=5)
+    async def stubborn(ctx: JobContext) -> None:
+        begun.set()
+        await may_end.wait()
+        raise error
+
+    worker = await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(stubborn)
+    await begun.wait()
+    worker._helpers[0].cancel()  # no beat tells the handler of the cancel before it ends
+    await any_lab.client.cancel(handle.id)
+    may_end.set()
+    ended = await any_lab.ended(handle.id, timeout_seconds=3)
+    assert ended.state is JobState.CANCELLED
+    assert ended.finished_at is not None
