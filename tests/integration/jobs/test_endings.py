@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from typing import Any
+
 import pytest
 from scalable_fastapi_system.jobs import JobContext, JobRegistry, JobState, SnoozeJobError, job
 
@@ -30,3 +33,24 @@ async def test_a_job_that_would_wait_again_is_cancelled_if_that_was_asked_for(
     ended = await any_lab.ended(handle.id, timeout_seconds=3)
     assert ended.state is JobState.CANCELLED
     assert ended.finished_at is not None
+
+
+async def test_a_handler_in_a_thread_is_told_to_stop_when_its_time_is_over(
+    any_lab: Lab, registry: JobRegistry
+) -> None:
+    told: list[float] = []
+
+    @job("overtime", registry=registry, timeout_seconds=0.2, max_attempts=1)
+    def overtime(ctx: Any) -> None:
+        deadline = time.monotonic() + 20
+        while not ctx.is_cancelled and time.monotonic() < deadline:
+            time.sleep(0.01)
+        told.append(deadline - time.monotonic())
+
+    await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(overtime)
+    assert (await any_lab.ended(handle.id)).state is JobState.FAILED
+    async with asyncio.timeout(30):
+        while not told:
+            await asyncio.sleep(0.01)
+    assert told[0] > 0

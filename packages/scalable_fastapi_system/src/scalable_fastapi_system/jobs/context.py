@@ -83,8 +83,11 @@ class JobContext:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether to stop: for handlers in threads, which nothing can interrupt, and for loops without an await."""
-        return self._run.stop_reason is not None
+        """Whether to stop: for handlers in threads, which nothing can interrupt, and for loops without an await.
+
+        Also once the time is over: nobody waits for the handler any more.
+        """
+        return self._run.stop_reason is not None or self._run.is_ending
 
     async def progress(self, value: Progress, message: str | None = None) -> None:
         """Tells how far the job is: a fraction of 1, or a mapping; written at most every half second.
