@@ -54,3 +54,22 @@ async def test_a_handler_in_a_thread_is_told_to_stop_when_its_time_is_over(
         while not told:
             await asyncio.sleep(0.01)
     assert told[0] > 0
+
+
+async def test_a_handler_that_is_cancelled_from_inside_has_failed(
+    any_lab: Lab, registry: JobRegistry
+) -> None:
+    attempts: list[int] = []
+
+    @job("self_cancelling", registry=registry, max_attempts=1)
+    async def self_cancelling(ctx: JobContext) -> None:
+        attempts.append(ctx.attempt)
+        part = asyncio.ensure_future(asyncio.sleep(60))
+        part.cancel()
+        await part
+
+    await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(self_cancelling)
+    ended = await any_lab.ended(handle.id, timeout_seconds=5)
+    assert (ended.state, attempts) == (JobState.FAILED, [1])
+    assert ended.error["type"] == "CancelledError"

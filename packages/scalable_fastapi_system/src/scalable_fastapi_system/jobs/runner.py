@@ -92,10 +92,14 @@ async def _attempt(engine: Engine, run: Running) -> Ending | None:
             return None
         encoded = engine.limits.encode_result(result)
         return Ending(claim, Outcome.SUCCEEDED, result=encoded, progress=run.progress)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as error:
         run.is_ending = True
         _clear_cancel()
-        return None if run.is_finished else _stopped(engine, run)
+        if run.is_finished:
+            return None
+        # Where nobody told it to stop, the handler awaited something that was cancelled: a failure like any other.
+        # Handed back as interrupted, it would run again at once, for ever.
+        return _failed(engine, run, handler, error) if run.stop_reason is None else _stopped(engine, run)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a handler may raise anything
         run.is_ending = True
         if run.is_finished:
