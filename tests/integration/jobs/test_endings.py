@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
 import pytest
-from scalable_fastapi_system.jobs import JobContext, JobRegistry, JobState, SnoozeJobError, job
+from scalable_fastapi_system.jobs import FailJobError, JobContext, JobRegistry, JobState, SnoozeJobError, job
 
 from tests.integration.jobs.harness import Lab
 
@@ -73,3 +74,35 @@ async def test_a_handler_that_is_cancelled_from_inside_has_failed(
     ended = await any_lab.ended(handle.id, timeout_seconds=5)
     assert (ended.state, attempts) == (JobState.FAILED, [1])
     assert ended.error["type"] == "CancelledError"
+
+
+async def test_an_error_that_cannot_be_told_is_a_failure_all_the_same(
+    any_lab: Lab, registry: JobRegistry
+) -> None:
+    class UntellableError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not even that")
+
+    @job("untellable", registry=registry, max_attempts=1)
+    async def untellable(ctx: JobContext) -> None:
+        raise UntellableError
+
+    await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(untellable)
+    ended = await any_lab.ended(handle.id, timeout_seconds=5)
+    assert ended.state is JobState.FAILED
+    assert "UntellableError" in ended.error["type"]
+
+
+async def test_a_long_error_stays_within_its_limit_whatever_its_letters(
+    any_lab: Lab, registry: JobRegistry
+) -> None:
+    @job("talkative", registry=registry, max_attempts=1)
+    async def talkative(ctx: JobContext) -> None:
+        raise FailJobError("\N{GRINNING FACE}" * 100_000)
+
+    await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(talkative)
+    ended = await any_lab.ended(handle.id)
+    assert len(json.dumps(ended.error, ensure_ascii=False).encode()) <= 8 * 1024
+    assert "100000 characters" in ended.error["message"]

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from scalable_fastapi_system.jobs.limits import Limits, ResultTooLargeError, decode, encode
@@ -49,6 +49,8 @@ def test_over_the_limit_is_an_error_of_its_own() -> None:
         LIMITS.encode_progress({"text": "x" * 5000})
 
 
+@example("\N{GRINNING FACE}" * 10_000)
+@example("\x01" * 10_000)
 @given(st.text(max_size=20_000))
 def test_an_error_fits_whatever_its_message_holds(message: str) -> None:
     try:

@@ -20,6 +20,7 @@ from scalable_fastapi_system.kit.errors import PayloadTooLargeException, Validat
 MAX_ERROR_BYTES = 8 * 1024
 MAX_PROGRESS_BYTES = 4 * 1024
 MAX_MESSAGE_CHARACTERS = 2000
+MAX_MESSAGE_BYTES = MAX_ERROR_BYTES // 2  # as JSON, which may write a character in twelve bytes
 # PostgreSQL's jsonb has no place for this character.
 _NUL = b"\\u0000"
 
@@ -96,12 +97,13 @@ class Limits:
 
     def encode_error(self, error: BaseException, *, attempt: int) -> str:
         """What is kept of an exception: its type, its message, the end of its traceback; within the limit."""
-        message = str(error)
-        if len(message) > MAX_MESSAGE_CHARACTERS:
-            message = message[:MAX_MESSAGE_CHARACTERS] + f"… ({len(message)} characters)"
         lines = traceback.format_exception(type(error), error, error.__traceback__)
         trace = "".join(lines)
-        report = {"type": type(error).__qualname__, "message": message, "attempt": attempt}
+        report = {
+            "type": type(error).__qualname__,
+            "message": _shortened(_text_of(error)),
+            "attempt": attempt,
+        }
         room = self.error_bytes - len(_clean_json(report)) - 200
         encoded = trace.encode("utf-8", "replace")
         if len(_clean_json(trace)) > room:
@@ -117,7 +119,21 @@ class Limits:
 
     def note(self, kind: str, message: str, *, attempt: int) -> str:
         """An error that is no exception: `kind` stands where a type would."""
-        return _clean_json({"type": kind, "message": message, "attempt": attempt}).decode()
+        return _clean_json({"type": kind, "message": _shortened(message), "attempt": attempt}).decode()
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as problem:  # noqa: BLE001 - somebody's `__str__`
+        return f"its text cannot be had: {type(problem).__name__}"
+
+
+def _shortened(message: str) -> str:
+    keep = min(len(message), MAX_MESSAGE_CHARACTERS)
+    while len(_clean_json(message[:keep])) > MAX_MESSAGE_BYTES:
+        keep //= 2
+    return message if keep == len(message) else f"{message[:keep]}… ({len(message)} characters)"
 
 
 def _clean_json(value: Any) -> bytes:
