@@ -1,5 +1,6 @@
 """Cursors come back as they went out, and nothing else is accepted."""
 
+import base64
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -27,6 +28,16 @@ def test_a_cursor_of_another_list_is_refused():
     cursor = encode_cursor(["only one"])
     with pytest.raises(ValidationException):
         decode_cursor(cursor, types=(datetime, UUID))
+
+
+@pytest.mark.parametrize(
+    "raw", ["[5]", "[1.5]", "[true]", "[null]", "[{}]", "[[]]", "[NaN]", "[1e999]", "{}", "5"]
+)
+@pytest.mark.parametrize("kind", [UUID, datetime])
+def test_a_forged_value_of_another_type_is_refused(raw, kind):
+    cursor = base64.urlsafe_b64encode(raw.encode()).rstrip(b"=").decode()
+    with pytest.raises(ValidationException):
+        decode_cursor(cursor, types=(kind,))
 
 
 def test_a_moment_without_a_zone_is_refused():

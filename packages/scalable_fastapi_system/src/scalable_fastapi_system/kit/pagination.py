@@ -65,6 +65,8 @@ def _to_plain(value: Any) -> Any:
 
 
 def _from_plain(value: Any, kind: type) -> Any:
+    if kind is UUID and not isinstance(value, str):
+        raise ValueError("not a UUID")
     if kind is datetime:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
