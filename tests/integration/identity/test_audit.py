@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from scalable_fastapi_system.identity.audit import NO_CLIENT
 from scalable_fastapi_system.identity.service import accounts
+from scalable_fastapi_system.kit.pagination import encode_cursor
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -157,3 +158,10 @@ async def test_users_are_listed_for_administrators_page_by_page(api: Api) -> Non
     assert second["next_cursor"] is None
     admins = (await admin.call("GET", "/admin/users", params={"role": "admin"})).json()["data"]
     assert [user["username"] for user in admins] == ["root_user"]
+
+
+@pytest.mark.parametrize("number", [2**31, 2**63 - 1, -1])
+async def test_a_cursor_beyond_any_users_number_is_refused(api: Api, number: int) -> None:
+    admin = await api.account("root_user", role="admin")
+    answer = await admin.call("GET", "/admin/users", params={"cursor": encode_cursor([number])})
+    assert answer.status_code == 422

@@ -15,7 +15,7 @@ from scalable_fastapi_system.identity.repository import audit as audit_rows
 from scalable_fastapi_system.identity.repository import users as user_rows
 from scalable_fastapi_system.identity.schemas import AuditEventOut, UserOut
 from scalable_fastapi_system.identity.service import accounts
-from scalable_fastapi_system.kit.errors import ConflictException
+from scalable_fastapi_system.kit.errors import ConflictException, ValidationException
 from scalable_fastapi_system.kit.pagination import (
     DEFAULT_PAGE_SIZE,
     MAX_PAGE_SIZE,
@@ -31,7 +31,8 @@ Auditor = Annotated[Principal, requires("admin:audit")]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)]
 Cursor = Annotated[str | None, Query(max_length=200)]
 # The largest that the column holds: above it there is nobody, and some drivers raise.
-UserId = Annotated[int, Path(ge=1, le=2**31 - 1)]
+_MAX_USER_ID = 2**31 - 1
+UserId = Annotated[int, Path(ge=1, le=_MAX_USER_ID)]
 
 
 class AccessChange(BaseModel):
@@ -56,6 +57,8 @@ async def list_users(
 ) -> Response:
     """Users in the order of their ids."""
     after = 0 if cursor is None else decode_cursor(cursor, types=(int,))[0]
+    if not 0 <= after <= _MAX_USER_ID:
+        raise ValidationException("The cursor is not one that this list gave out", field="cursor")
     async with identity.database.transaction() as session:
         found = await user_rows.page(session, after_id=after, limit=limit + 1, role=role)
     page = page_of(found, limit=limit, key=lambda user: (user.id,))
