@@ -12,10 +12,11 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
+from pydantic import AfterValidator
 
 from scalable_fastapi_system.jobs.client import JobClient
 from scalable_fastapi_system.jobs.context import JobContext
@@ -28,8 +29,21 @@ RESULT_TTL_SECONDS = 3600
 MAX_FIELDS = 200
 
 
+def _exact(data: dict[str, Any]) -> dict[str, Any]:
+    """Lets through what comes back from storage as it went in. Python's reader of JSON takes more than JSON has."""
+    try:
+        orjson.dumps(data)
+    except TypeError as error:
+        raise ValueError(f"This cannot be kept as it is: {error}") from None
+    if any(isinstance(value, float) and not math.isfinite(value) for _, value, _ in _walk(data)):
+        raise ValueError("This cannot be kept as it is: a number in it is infinite, or none")
+    return data
+
+
 @job("data.process", timeout_seconds=300)
-async def process_data(ctx: JobContext, *, data: dict[str, Any]) -> dict[str, Any]:
+async def process_data(
+    ctx: JobContext, *, data: Annotated[dict[str, Any], AfterValidator(_exact)]
+) -> dict[str, Any]:
     """Describes JSON data: its shape, its numbers, a fingerprint. Kept as the job's result, and for an hour in the cache."""
     result = summarize(data)
     data_id = data.get("id")

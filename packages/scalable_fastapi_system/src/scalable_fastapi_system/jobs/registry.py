@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, Literal, NotRequired, ParamSpec, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 from typing_extensions import TypedDict
 
 from scalable_fastapi_system.jobs.limits import decode, encode
@@ -114,6 +115,8 @@ class JobHandler(Generic[P, R]):
             raw = self.arguments.dump_json(self.arguments.validate_python(arguments))
         except ValidationError as error:
             raise _refusal(self.kind, error) from None
+        except PydanticSerializationError as error:  # half a character, or nested too deep
+            raise ValidationException(f"The arguments of {self.kind} cannot be stored: {error}") from None
         return _storable(self.kind, raw)
 
     def decode_args(self, text: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from scalable_fastapi_system.identity.dependencies import requires
 from scalable_fastapi_system.identity.principal import Principal, declare_scopes
 from scalable_fastapi_system.jobs.store import overview
 from scalable_fastapi_system.kit.errors import NotFoundException
-from scalable_fastapi_system.tasks.schemas import QueueOut, ScheduleOut, WorkerOut
+from scalable_fastapi_system.tasks.schemas import STORABLE, QueueOut, ScheduleOut, WorkerOut
 from scalable_fastapi_system.web.dependencies import Transaction
 from scalable_fastapi_system.web.envelope import Envelope, respond
 
@@ -51,7 +51,7 @@ async def list_workers(request: Request, principal: Admin, session: Transaction)
 @router.post("/workers/{worker_id}/drain", response_model=Envelope[None])
 async def drain_worker(
     request: Request,
-    worker_id: Annotated[str, Path(max_length=100)],
+    worker_id: Annotated[str, Path(max_length=100, pattern=STORABLE)],
     principal: Admin,
     session: Transaction,
 ) -> Response:
@@ -72,7 +72,7 @@ async def list_schedules(request: Request, principal: Admin, session: Transactio
 @router.post("/schedules/{name}/pause", response_model=Envelope[None])
 async def pause_schedule(
     request: Request,
-    name: Annotated[str, Path(max_length=100)],
+    name: Annotated[str, Path(max_length=100, pattern=STORABLE)],
     principal: Admin,
     session: Transaction,
 ) -> Response:
@@ -83,7 +83,7 @@ async def pause_schedule(
 @router.post("/schedules/{name}/resume", response_model=Envelope[None])
 async def resume_schedule(
     request: Request,
-    name: Annotated[str, Path(max_length=100)],
+    name: Annotated[str, Path(max_length=100, pattern=STORABLE)],
     principal: Admin,
     session: Transaction,
 ) -> Response:

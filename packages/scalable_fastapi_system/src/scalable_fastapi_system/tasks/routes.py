@@ -17,6 +17,7 @@ from scalable_fastapi_system.tasks import service
 from scalable_fastapi_system.tasks.admin_routes import router as admin_router
 from scalable_fastapi_system.tasks.event_stream import stream_events
 from scalable_fastapi_system.tasks.schemas import (
+    STORABLE,
     AttemptOut,
     CreatedTask,
     CreatedTaskAnswer,
@@ -93,8 +94,8 @@ async def list_tasks(
     principal: Reader,
     session: Transaction,
     status: Annotated[list[TaskStatus] | None, Query(description="Only these.")] = None,
-    kind: Annotated[str | None, Query(max_length=100)] = None,
-    queue: Annotated[str | None, Query(max_length=64)] = None,
+    kind: Annotated[str | None, Query(max_length=100, pattern=STORABLE)] = None,
+    queue: Annotated[str | None, Query(max_length=64, pattern=STORABLE)] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = DEFAULT_PAGE_SIZE,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
     everyone: Annotated[bool, Query(description="All owners' tasks; for administrators.")] = False,

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from scalable_fastapi_system.jobs.records import JobRecord
 from scalable_fastapi_system.web.envelope import Envelope
 
+# PostgreSQL has no text with a zero byte in it, and refuses a statement that asks for one.
+STORABLE = r"^[^\x00]*$"
 TaskStatus = Literal["scheduled", "queued", "running", "succeeded", "failed", "cancelled", "quarantined"]
 
 

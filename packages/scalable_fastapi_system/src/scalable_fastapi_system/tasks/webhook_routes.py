@@ -14,6 +14,7 @@ from scalable_fastapi_system.identity.principal import Principal, declare_scopes
 from scalable_fastapi_system.infra.database import on_commit
 from scalable_fastapi_system.jobs import webhooks
 from scalable_fastapi_system.jobs.enqueueing import client_of
+from scalable_fastapi_system.tasks.schemas import STORABLE
 from scalable_fastapi_system.web.dependencies import App, Transaction
 from scalable_fastapi_system.web.envelope import Envelope, respond
 from scalable_fastapi_system.web.limits import carries_secrets
@@ -43,7 +44,9 @@ class WebhookCreate(BaseModel):
         examples=["https://example.com/hooks/tasks"],
         json_schema_extra={"format": "uri", "pattern": webhooks.URL_PATTERN},
     )
-    kinds: list[Annotated[str, Field(max_length=100)]] = Field(default_factory=list, max_length=50)
+    kinds: list[Annotated[str, Field(max_length=100, pattern=STORABLE)]] = Field(
+        default_factory=list, max_length=50
+    )
 
 
 class WebhookOut(BaseModel):
