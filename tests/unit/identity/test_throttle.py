@@ -119,6 +119,14 @@ async def test_stolen_cookie_has_a_budget_too(throttle: SignInThrottle) -> None:
     assert admitted == 2 * PER_MINUTE, "its own, and then that of the address"
 
 
+async def test_stolen_cookie_has_one_budget_whatever_is_hung_on_to_it(throttle: SignInThrottle) -> None:
+    cookie = throttle.device_cookie("Bea", "Ada")
+    admitted = 0
+    for number in range(100):
+        admitted += await let_through(throttle, "ada", "192.0.2.1", times=1, device=f"{cookie}.{number}")
+    assert admitted == 2 * PER_MINUTE
+
+
 async def test_everyone_together_is_stopped_at_a_hundred_times_the_budget_of_one(
     throttle: SignInThrottle,
 ) -> None:

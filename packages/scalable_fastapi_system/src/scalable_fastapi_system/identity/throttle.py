@@ -179,7 +179,8 @@ class SignInThrottle:
         """
         name = identifier.lower()
         if device is not None and self.is_known_device(device, name):
-            budgets = (self._budget("device", device, factor=1),)
+            # By the part that is signed: whatever is hung on behind it would make a new budget each time.
+            budgets = (self._budget("device", device.partition(".")[0], factor=1),)
             if await self._store.spend(budgets) == 0.0:
                 return Attempt(budgets)
         place = _network(address)
