@@ -1,7 +1,8 @@
 """Finds the route of a request once: its template and marks for the middleware, and the endpoint itself.
 
 Static paths are one dictionary look-up. Paths with parameters are tried against the few templates that share
-their first segment, so the cost does not grow with the number of routes. FastAPI's own router asks every
+all segments before their first parameter, so the cost does not grow with the number of routes, not even where
+all begin with `/api/v1`; of several that fit, the one registered first is taken. FastAPI's own router asks every
 route in turn, twice for those of an included router; it still has the last word on everything that is not a
 plain match: 404, 405, mounts, websockets, applications under a root path.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any
 
 from fastapi import FastAPI
@@ -25,6 +27,10 @@ from scalable_fastapi_system.web.limits import (
 )
 
 _UNSET: Any = object()
+# When it was registered, what it fits, and its methods and facts.
+_Template = tuple[int, re.Pattern[str], frozenset[str], "RouteFacts"]
+_NONE: list[_Template] = []
+_by_order = itemgetter(0)
 
 
 def allowed_methods(app: FastAPI, path: str) -> list[str]:
@@ -83,8 +89,8 @@ class RouteTable:
         self.unmatched = self._facts(UNMATCHED, None)
         self._route_count = -1
         self._static: dict[str, dict[str, RouteFacts]] = {}
-        self._dynamic: dict[str, list[tuple[re.Pattern[str], frozenset[str], RouteFacts]]] = {}
-        self._anywhere: list[tuple[re.Pattern[str], frozenset[str], RouteFacts]] = []
+        self._dynamic: dict[str, list[_Template]] = {}
+        self._most_segments = 0
 
     def find(self, method: str, path: str) -> tuple[RouteFacts, dict[str, Any] | None]:
         """The facts of the route for this request, and its path's parameters.
@@ -98,21 +104,19 @@ class RouteTable:
             facts = by_method.get(method)
             if facts is not None:
                 return facts, {} if facts.endpoint_app is not None else None
-        segment = path.split("/", 2)[1] if path.startswith("/") else ""
         other: RouteFacts | None = next(iter(by_method.values())) if by_method else None
-        for candidates in (self._dynamic.get(segment), self._anywhere):
-            for pattern, methods, facts in candidates or ():
-                found = pattern.match(path)
-                if found is None:
-                    continue
-                if method in methods:
-                    if facts.endpoint_app is None:
-                        return facts, None
-                    convertors = facts.convertors
-                    return facts, {
-                        name: convertors[name].convert(text) for name, text in found.groupdict().items()
-                    }
-                other = other or facts  # the path exists: a 405 belongs to its route
+        for _, pattern, methods, facts in self._candidates(path):
+            found = pattern.match(path)
+            if found is None:
+                continue
+            if method in methods:
+                if facts.endpoint_app is None:
+                    return facts, None
+                convertors = facts.convertors
+                return facts, {
+                    name: convertors[name].convert(text) for name, text in found.groupdict().items()
+                }
+            other = other or facts  # the path exists: a 405 belongs to its route
         return other or self.unmatched, None
 
     def prepare(self) -> Iterator[tuple[str, RouteFacts]]:
@@ -120,8 +124,22 @@ class RouteTable:
         self._build()
         for by_method in self._static.values():
             yield from by_method.items()
-        for _, methods, facts in (*(one for some in self._dynamic.values() for one in some), *self._anywhere):
-            yield from ((method, facts) for method in methods)
+        for templates in self._dynamic.values():
+            for _, _, methods, facts in templates:
+                yield from ((method, facts) for method in methods)
+
+    def _candidates(self, path: str) -> list[_Template]:
+        """The templates that agree with the path up to their first parameter, in the order of registration."""
+        found = self._dynamic.get("", _NONE)
+        end = 0
+        for _ in range(self._most_segments):  # however many the path has
+            end = path.find("/", end + 1)
+            more = self._dynamic.get(path if end < 0 else path[:end])
+            if more is not None:
+                found = sorted((*found, *more), key=_by_order) if found else more
+            if end < 0:
+                break
+        return found
 
     def _facts(self, template: str, endpoint: Any) -> RouteFacts:
         return RouteFacts(
@@ -132,8 +150,8 @@ class RouteTable:
         )
 
     def _build(self) -> None:
-        self._static, self._dynamic, self._anywhere = {}, {}, []
-        for context in iter_route_contexts(self._app.router.routes):
+        self._static, self._dynamic = {}, {}
+        for order, context in enumerate(iter_route_contexts(self._app.router.routes)):
             template, endpoint = context.path, context.endpoint
             pattern = getattr(context, "path_regex", None)
             if template is None or endpoint is None or pattern is None:
@@ -149,7 +167,7 @@ class RouteTable:
                 for method in methods:
                     self._static.setdefault(template, {}).setdefault(method, facts)
                 continue
-            first = template.split("/", 2)[1]
-            bucket = self._anywhere if "{" in first else self._dynamic.setdefault(first, [])
-            bucket.append((pattern, methods, facts))
+            prefix = template.partition("{")[0].rpartition("/")[0]
+            self._dynamic.setdefault(prefix, []).append((order, pattern, methods, facts))
+        self._most_segments = max((prefix.count("/") for prefix in self._dynamic), default=0)
         self._route_count = len(self._app.router.routes)

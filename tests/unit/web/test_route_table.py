@@ -1,0 +1,133 @@
+"""The table finds the route that FastAPI's own router would, literal paths first, at the same cost however many there are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI, Request
+from scalable_fastapi_system.web.route_table import RouteTable
+
+# In the order of registration, literal paths first: prefixes of prefixes, convertors, rests of paths.
+TEMPLATES = (
+    "/first/special",
+    "/first/{name}",
+    "/third/fixed/last",
+    "/fourth/reports",
+    "/",
+    "/second/{name}",
+    "/second/{number:int}/parts",
+    "/second/{name}/parts/{part}",
+    "/third/fixed/{name}",
+    "/third/{name}/last",
+    "/{tenant}/reports",
+    "/fourth/{rest:path}",
+    "/fifth/file-{name}.txt",
+    "/{tenant}/{kind}/{name}",
+    "/sixth/kind/{name}",
+)
+PATHS = (
+    "/first/special",
+    "/first/other",
+    "/second/special",
+    "/second/7/parts",
+    "/second/7/parts/8",
+    "/second/x/parts",
+    "/third/fixed/last",
+    "/third/fixed/name",
+    "/third/other/last",
+    "/fourth/reports",
+    "/fourth/reports/2026/05",
+    "/fourth/",
+    "/fifth/file-a.txt",
+    "/fifth/file-a.csv",
+    "/sixth/reports",
+    "/sixth/kind/name",
+    "/sixth/kind/name/more",
+    "/sixth",
+    "/",
+    "//",
+)
+
+
+def application() -> FastAPI:
+    app = FastAPI(redirect_slashes=False)
+    for template in TEMPLATES:
+        app.include_router(_router(template))
+    return app
+
+
+def _router(template: str) -> APIRouter:
+    router = APIRouter()
+
+    @router.get(template)
+    async def answer(request: Request) -> dict[str, Any]:
+        return {"template": template, "parameters": request.path_params}
+
+    return router
+
+
+def table_of(app: FastAPI) -> RouteTable:
+    return RouteTable(app, body_limit_bytes=1000, timeout_seconds=1.0)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_it_finds_what_the_router_finds(path):
+    app = application()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.test") as client:
+        response = await client.get(httpx.URL(scheme="http", host="api.test", raw_path=path.encode()))
+    facts, parameters = table_of(app).find("GET", path)
+    if response.status_code == 404:
+        assert parameters is None
+    else:
+        assert {"template": facts.template, "parameters": parameters} == response.json()
+
+
+def test_a_route_that_is_registered_later_is_found():
+    app = application()
+    table = table_of(app)
+    assert table.find("GET", "/late/one/two/three")[1] is None
+    app.include_router(_router("/late/one/two/{name}"))
+    assert table.find("GET", "/late/one/two/three")[1] == {"name": "three"}
+
+
+def test_another_method_is_left_to_the_router_and_counted_for_the_route():
+    facts, parameters = table_of(application()).find("DELETE", "/second/a")
+    assert (facts.template, parameters) == ("/second/{name}", None)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/things{last}/7", "/api/v1/things{last}", "/api/v1/unknown/7"])
+def test_the_number_of_routes_does_not_matter(path):
+    few, many = (_calls_to_find(count, path.format(last=count - 1)) for count in (3, 300))
+    assert few == many
+
+
+def _calls_to_find(domains: int, path: str) -> int:
+    app = FastAPI()
+    for number in range(domains):
+        app.include_router(_router(f"/api/v1/things{number}/{{name}}"))
+        app.include_router(_router(f"/api/v1/things{number}"))
+    table = table_of(app)
+    table.find("GET", path)  # builds it
+    return _calls(lambda: table.find("GET", path))
+
+
+def _calls(action: Callable[[], Any]) -> int:
+    """How many functions, Python's and C's, are called."""
+    count = 0
+
+    def note(_frame: FrameType, event: str, _argument: Any) -> None:
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        action()
+    finally:
+        sys.setprofile(before)
+    return count
