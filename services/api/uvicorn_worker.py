@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from scalable_fastapi_system.infra.settings import load_settings
-from scalable_fastapi_system.web.http_protocol import http_protocol
 from uvicorn_worker import UvicornWorker
 
 _settings = load_settings()
@@ -16,7 +15,8 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc] # its package has no t
 
     CONFIG_KWARGS: dict[str, Any] = {
         "loop": "uvloop",
-        "http": http_protocol(_settings),  # httptools, with limits for slow clients
+        # By name: gunicorn's own process, which reads this, then has no need to import it and all that it stands on.
+        "http": "services.api.protocol:PROTOCOL",
         "lifespan": "on",  # a start-up that fails ends the process and does not serve half an application
         "access_log": False,
         "server_header": False,
