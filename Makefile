@@ -65,6 +65,14 @@ coverage: $(SETUP) ## Run the tests and say which lines and branches they did no
 bench: $(SETUP) ## Measure the platform beside bare frameworks and one written by hand (ARGS="--rounds 1")
 	$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: bench-growth
+bench-growth: $(SETUP) ## Measure growth with rows, connections, routes, processes (ARGS="--write")
+	$(BIN)/python -m tests.bench.growth $(ARGS)
+
+.PHONY: bench-footprint
+bench-footprint: $(SETUP) ## Measure start-up, memory, imports and sizes (ARGS="--write")
+	$(BIN)/python -m tests.bench.footprint $(ARGS)
+
 .PHONY: bench-jobs
 bench-jobs: .venv-bench/.setup ## Measure the job queue beside arq, saq, taskiq and procrastinate (ARGS="--rounds 1")
 	$(BIN)/python -m tests.bench.jobs $(ARGS)

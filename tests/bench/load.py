@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,16 @@ from hack.dev.errors import DevError
 from tests.bench.machine import OTHER_CORE
 
 MAX_SECONDS = 15
+_IN_TURN = """
+turn, requests = 0, {}
+init = function()
+  for number, path in ipairs(paths) do requests[number] = wrk.format(nil, path) end
+end
+request = function()
+  turn = turn % #requests + 1
+  return requests[turn]
+end
+"""
 _LUA = """
 done = function(summary, latency, requests)
   io.write(string.format('\\nJSON{"requests":%d,"microseconds":%d,"p50":%.1f,"p99":%.1f,"refused":%d,"broken":%d}\\n',
@@ -30,6 +40,7 @@ class Outcome:
     p50_ms: float
     p99_ms: float
     bad: int
+    refused: int = 0  # of the bad ones, those with an answer: 4xx and 5xx
 
     @property
     def per_second(self) -> float:
@@ -38,12 +49,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, sent again and again. `url` is on this machine."""
+    """One request, sent again and again. `url` is on this machine; `paths`: in turn, in place of the URL's own."""
 
     url: str
     method: str = "GET"
     headers: Mapping[str, str] | None = None
     body: str | None = None
+    paths: Sequence[str] = ()
 
 
 def run(call: Call, *, seconds: int, connections: int, folder: Path) -> Outcome:
@@ -65,6 +77,7 @@ def run(call: Call, *, seconds: int, connections: int, folder: Path) -> Outcome:
         p50_ms=figures["p50"] / 1e3,
         p99_ms=figures["p99"] / 1e3,
         bad=figures["refused"] + figures["broken"],
+        refused=figures["refused"],
     )
 
 
@@ -73,4 +86,7 @@ def _script(call: Call) -> str:
     if call.body is not None:
         lines.append(f"wrk.body = {json.dumps(call.body)}")
         lines.append('wrk.headers["Content-Type"] = "application/json"')
+    if call.paths:
+        lines.append(f"paths = {{{', '.join(json.dumps(path) for path in call.paths)}}}")
+        lines.append(_IN_TURN)
     return "\n".join(lines) + _LUA

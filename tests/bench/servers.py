@@ -40,8 +40,9 @@ class Server:
     """One server on a port of 127.0.0.1. `tokens` are those of the reader, who owns items, and of the writer."""
 
     def __init__(
-        self, name: str, command: list[str], environment: Mapping[str, str], stores: Stores, *, core: int
+        self, name: str, command: list[str], environment: Mapping[str, str], stores: Stores, *, cores: str
     ) -> None:
+        """cores: what taskset takes, such as `0` or `0-2`."""
         self.port = find_free()
         self.name = name
         self._stores = stores
@@ -50,7 +51,7 @@ class Server:
         words = [word.replace("{port}", str(self.port)) for word in command]
         self.child = Child(
             name,
-            ["taskset", "-c", str(core), *words],
+            ["taskset", "-c", cores, *words],
             log_path=stores.folder / f"{name}.log",
             cwd=REPOSITORY,
             environment={
@@ -99,6 +100,10 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
+    def request_as_reader(self, path: str) -> tuple[int, bytes]:
+        """One GET outside the measurement, by the caller who owns items."""
+        return self.request(path, token=self._tokens.get(READER))
+
     def prepare(self) -> None:
         """Makes the callers and finds an item to read."""
         self._tokens = self.make_tokens()
@@ -137,18 +142,25 @@ class Limit(Server):
     """A hand-written application on uvicorn."""
 
     def __init__(
-        self, name: str, factory: str, stores: Stores, *, dsn: str = "", core: int = SERVER_CORE
+        self,
+        name: str,
+        factory: str,
+        stores: Stores,
+        *,
+        dsn: str = "",
+        core: int = SERVER_CORE,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         command = [sys.executable, "-m", "uvicorn", f"tests.bench.limits.{factory}", "--factory"]
         command += ["--host", "127.0.0.1", "--port", "{port}", "--loop", "uvloop", "--http", "httptools"]
         command += ["--no-access-log", "--log-level", "warning"]
         self._secret = secrets.token_urlsafe(32)
         self._has_callers = bool(dsn)
-        environment = {"DSN": dsn, "REDIS_URL": stores.redis_url, "SECRET": self._secret}
-        super().__init__(name, command, environment, stores, core=core)
+        settings = {"DSN": dsn, "REDIS_URL": stores.redis_url, "SECRET": self._secret, **(environment or {})}
+        super().__init__(name, command, settings, stores, cores=str(core))
 
     def make_tokens(self) -> dict[str, str]:
-        if not self._has_callers and self.name != "fastapi":
+        if not self._has_callers and not self.name.startswith("fastapi"):
             return {}
         expiry = int(time.time()) + _TOKEN_SECONDS
         return {
@@ -164,7 +176,10 @@ class Limit(Server):
 
 
 class Platform(Server):
-    """The platform with everything on, as its image runs it, with the bench product."""
+    """The platform with everything on, as its image runs it, with the bench product or another one.
+
+    application: what gunicorn loads. manage: the module of its operators' command. python: whose libraries it has.
+    """
 
     def __init__(
         self,
@@ -172,12 +187,15 @@ class Platform(Server):
         stores: Stores,
         *,
         dsn: str,
-        core: int = SERVER_CORE,
+        cores: str = str(SERVER_CORE),
         environment: Mapping[str, str] | None = None,
+        application: str = "tests.bench.product.main:app",
+        manage: str = "tests.bench.product.manage",
+        python: str = sys.executable,
     ) -> None:
         # No time limit on the processes: one that is stopped for another's turn looks dead.
-        command = [sys.executable, "-m", "gunicorn", "-c", "services/api/gunicorn.conf.py", "--timeout", "0"]
-        command.append("tests.bench.product.main:app")
+        command = [python, "-m", "gunicorn", "-c", "services/api/gunicorn.conf.py", "--timeout", "0"]
+        command.append(application)
         self.settings = {
             "ENVIRONMENT": "production",
             "SECURITY__SECRET_KEY": secrets.token_urlsafe(48),
@@ -200,14 +218,15 @@ class Platform(Server):
             "API__PORT": "{port}",
             **(environment or {}),
         }
-        super().__init__(name, command, self.settings, stores, core=core)
+        super().__init__(name, command, self.settings, stores, cores=cores)
         self._dsn = dsn
+        self._manage = manage
 
     def migrate(self) -> None:
-        """Brings the database to the schema of the platform and of the bench product."""
+        """Brings the database to the schema of the platform and of the product."""
         environment = {name: value.replace("{port}", "0") for name, value in self.settings.items()}
         result = subprocess.run(
-            [sys.executable, "-m", "tests.bench.product.manage", "migrate"],
+            [sys.executable, "-m", self._manage, "migrate"],
             cwd=REPOSITORY,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), **environment},
             capture_output=True,
@@ -220,6 +239,10 @@ class Platform(Server):
     def make_tokens(self) -> dict[str, str]:
         return {caller: self._sign_in(caller) for caller in (READER, WRITER)}
 
+    def seed(self, owner: int) -> None:
+        """What the reader owns before anything is measured."""
+        run_sql(self._dsn, SEED_ITEMS.format(owner=owner, count=SEEDED_ITEMS), "VACUUM ANALYZE")
+
     def _sign_in(self, caller: str) -> str:
         user = {"username": f"bench_{caller}", "password": _PASSWORD}
         status, answer = self.request(
@@ -230,8 +253,7 @@ class Platform(Server):
                 f"{self.name}: registering answers {status}: {answer[:300]!r}", log=self.child.log_tail(25)
             )
         if status < 300 and caller == READER:
-            owner = json.loads(answer)["data"]["id"]
-            run_sql(self._dsn, SEED_ITEMS.format(owner=owner, count=SEEDED_ITEMS), "VACUUM ANALYZE")
+            self.seed(json.loads(answer)["data"]["id"])
         status, answer = self.request("/auth/login", method="POST", body=user)
         if status != 200:
             raise DevError(f"{self.name}: signing in answers {status}: {answer[:300]!r}")
