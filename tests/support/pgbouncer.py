@@ -58,6 +58,7 @@ default_pool_size = {pool_size}
 max_client_conn = 200
 server_idle_timeout = 5
 server_fast_close = 1
+server_login_retry = 1
 ignore_startup_parameters = extra_float_digits
 """,
             encoding="utf-8",

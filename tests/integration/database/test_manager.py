@@ -149,9 +149,58 @@ async def test_a_restart_of_the_server_costs_no_restart_of_ours(disposable_datab
     with pytest.raises(ServiceUnavailableException):
         await one.one(manager)
     disposable_database.start()
+    if disposable_database.pooler is not None:  # it looks again after its server_login_retry
+        async with asyncio.timeout(60):
+            while await manager.health_check() != "healthy":
+                await asyncio.sleep(0.1)
     async with manager.transaction() as session:
         assert await session.scalar(text("select 1")) == 1
     assert (await one.one(manager))["x"] == 7
+    await manager.stop()
+
+
+@pytest.mark.only_on(
+    "postgres", "mariadb", "pgbouncer", reason="a SQLite file has no server that stands still"
+)
+async def test_a_server_that_stands_still_is_a_503_on_open_and_new_connections(
+    disposable_database, make_settings
+):
+    limits = {"statement_timeout_seconds": 1, "connect_timeout_seconds": 1, "pool_size": 1, "max_overflow": 0}
+    one = Read(select(bindparam("x", 7, type_=Integer).label("x")))
+    manager = DatabaseManager(make_settings(database={**disposable_database.section, **limits}))
+    await manager.start()
+    assert (await one.one(manager))["x"] == 7
+    disposable_database.freeze()
+    try:
+        async with asyncio.timeout(60):
+            for _ in range(3):  # the first uses the open connection, the next open one
+                with pytest.raises(ServiceUnavailableException):
+                    async with manager.transaction() as session:
+                        await session.execute(text("select 1"))
+            with pytest.raises(ServiceUnavailableException):
+                await one.one(manager)
+    finally:
+        disposable_database.thaw()
+    async with asyncio.timeout(60):
+        while await manager.health_check() != "healthy":
+            await asyncio.sleep(0.1)
+        assert (await one.one(manager))["x"] == 7
+    await manager.stop()
+
+
+@pytest.mark.only_on(
+    "postgres", "mariadb", "pgbouncer", reason="a writer of SQLite waits 20 s for the one lock"
+)
+async def test_a_lock_that_is_not_had_in_time_is_a_503(make_settings, database_section):
+    manager = DatabaseManager(make_settings(database={**database_section, "statement_timeout_seconds": 0.5}))
+    things.metadata.create_all(manager.engine)
+    await manager.start()
+    async with manager.transaction() as holder:
+        await holder.execute(things.insert().values(id=1, name="holds"))
+        with pytest.raises(ServiceUnavailableException):
+            async with manager.transaction() as session:
+                await session.execute(things.insert().values(id=1, name="waits"))
+    assert await names(manager) == ["holds"]
     await manager.stop()
 
 

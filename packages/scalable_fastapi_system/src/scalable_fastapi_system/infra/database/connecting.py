@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
@@ -13,6 +14,8 @@ from scalable_fastapi_system.infra.settings import DatabaseSettings
 
 # A writer waits so long for the one lock there is, which a loaded machine may need.
 SQLITE_BUSY_SECONDS = 20.0
+# The server ends a statement that takes too long, and the connection lives; one that stands still ends nothing.
+_MYSQL_GRACE_SECONDS = 1.0
 
 
 def engine_options(
@@ -49,13 +52,19 @@ def connect_arguments(settings: DatabaseSettings, backend: str, *, asynchronous:
     if backend == "sqlite":
         return {"timeout": SQLITE_BUSY_SECONDS}
     if backend == "mysql":
-        return {
+        arguments: dict[str, Any] = {
             "connect_timeout": max(1, round(settings.connect_timeout_seconds)),
             "init_command": _mysql_limits(settings.statement_timeout_seconds),
         }
+        if asynchronous:
+            arguments |= {
+                "read_timeout": settings.statement_timeout_seconds + _MYSQL_GRACE_SECONDS,
+                "async_creator_fn": partial(_open_asyncmy, settings.connect_timeout_seconds),
+            }
+        return arguments
     timeout_ms = str(round(settings.statement_timeout_seconds * 1000))
     if not asynchronous:
-        arguments: dict[str, Any] = {"connect_timeout": max(1, round(settings.connect_timeout_seconds))}
+        arguments = {"connect_timeout": max(1, round(settings.connect_timeout_seconds))}
         if settings.prepared_statements:
             # PgBouncer refuses start-up options it does not know; there the server's role sets the timeout.
             arguments["options"] = f"-c statement_timeout={timeout_ms}"
@@ -117,6 +126,14 @@ async def close_pool(pool: Any, *, timeout_seconds: float = 5.0) -> None:
             await pool.close()
     except TimeoutError:
         pool.terminate()
+
+
+async def _open_asyncmy(seconds: float, /, **arguments: Any) -> Any:
+    """The driver's own limit is for TCP alone: a server that stands still accepts, and never says a word."""
+    import asyncmy
+
+    async with asyncio.timeout(seconds):
+        return await asyncmy.connect(**arguments)
 
 
 def _mysql_limits(seconds: float) -> str:

@@ -10,8 +10,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 # 08 connection, 25006 a primary that became a standby, 53 no resources, 57014 a statement that took too long (it waited
 # for a lock, or the server stood still), 57P going down or starting
 _SQLSTATES = ("08", "25006", "53", "57014", "57P")
-# MySQL and MariaDB: too many connections, going down, read only (twice), cannot connect (twice), gone, lost
-_MYSQL_CODES = frozenset({1040, 1053, 1290, 1836, 2002, 2003, 2006, 2013})
+# MySQL and MariaDB: too many connections, going down, a lock not had in time, read only (twice), a statement that took
+# too long (MariaDB, MySQL), cannot connect (twice), gone, lost
+_MYSQL_CODES = frozenset({1040, 1053, 1205, 1290, 1836, 1969, 3024, 2002, 2003, 2006, 2013})
 _MYSQL_READ_ONLY = frozenset({1290, 1836})
 
 
