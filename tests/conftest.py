@@ -18,7 +18,7 @@
 | `disposable_postgres`, `disposable_redis` | servers of the test's own: `stop`, `start`, `kill`, `child.freeze`, `child.thaw` |
 
 A test that asks for `database_kind` or what is built on it runs on the kinds that its mark `databases` names, on
-PostgreSQL where it has none; with `--database KIND` on that kind alone. A test that is about one kind carries
+PostgreSQL where it has none, of these on what `only_on` leaves; with `--database KIND` on that kind alone. A test that is about one kind carries
 `only_on(kind, reason=…)` and is skipped in the runs on others. One that uses a kind's own fixtures without that mark
 ends the collection: it would run on the wrong database without a word.
 """
@@ -29,7 +29,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +74,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The kinds of database that a test runs on."""
     if "database_kind" in metafunc.fixturenames:
-        mark = metafunc.definition.get_closest_marker("databases")
         chosen = metafunc.config.getoption("--database")
-        kinds = [chosen] if chosen else mark.args if mark else ["postgres"]
+        mark = metafunc.definition.get_closest_marker("databases")
+        only = metafunc.definition.get_closest_marker("only_on")
+        kinds: Sequence[str] = mark.args if mark else ["postgres"]
+        if only:
+            kinds = [kind for kind in kinds if kind in only.args] or only.args
+        if chosen:
+            kinds = [chosen]
         metafunc.parametrize("database_kind", kinds, indirect=True)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic import command, op
@@ -20,12 +19,19 @@ from scalable_fastapi_system.cli import load_platform_models
 from scalable_fastapi_system.infra.database import DatabaseManager, metadata, migrate
 from scalable_fastapi_system.infra.database.migrate import Migrator
 from scalable_fastapi_system.infra.database.online import check_revision
+from scalable_fastapi_system.infra.database.urls import sync_url
 from scalable_fastapi_system.infra.settings import Settings
 from sqlalchemy import inspect
 
 pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
 MakeMigrator = Callable[..., Migrator]
+# So long another client waits for a table.
+PATIENCE = {"postgresql": "SET LOCAL lock_timeout = '10s'", "mysql": "SET lock_wait_timeout = 10"}
+unpooled = pytest.mark.only_on(
+    "postgres", "mariadb", reason="a third connection of a pool of two; SQLite locks the whole file"
+)
+on_a_server = pytest.mark.only_on("postgres", "mariadb", "pgbouncer", reason="SQLite locks the whole file")
 
 
 @pytest.fixture
@@ -228,84 +234,86 @@ def busy_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def holder(empty_postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(empty_postgres_url) as connection:
+def holder(empty_database_section: dict[str, Any]) -> Iterator[sa.Connection]:
+    """Another client of the database."""
+    engine = sa.create_engine(sync_url(empty_database_section["database_url"]), poolclass=sa.NullPool)
+    with engine.connect() as connection:
         yield connection
 
 
-@pytest.mark.only_on("postgres", reason="lock_timeout")
+@unpooled
 def test_a_migration_steps_aside_for_whoever_uses_the_table_and_comes_back(
     make_migrator: MakeMigrator,
-    empty_postgres_url: str,
+    empty_database_section: dict[str, Any],
     busy_package: str,
-    holder: psycopg.Connection[Any],
+    holder: sa.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    section = {"database_url": empty_postgres_url, "migration_lock_timeout_seconds": 0.2}
+    section = {**empty_database_section, "migration_lock_timeout_seconds": 0.2}
     migrator = make_migrator(section, migrations=(busy_package,))
     with migrator._locked() as connection:
         command.upgrade(migrator._config_for(connection), "b1")
         connection.commit()
-    holder.execute("SELECT * FROM orders")  # a long report
+    holder.execute(sa.text("SELECT * FROM orders"))  # a long report
     pauses: list[float] = []
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
         # While the migration has stepped aside, others get the table at once.
-        with psycopg.connect(empty_postgres_url, options="-c lock_timeout=10s") as other:
-            other.execute("INSERT INTO orders (id) VALUES (%s)", [len(pauses)])
+        with holder.engine.begin() as other:
+            other.execute(sa.text(PATIENCE[holder.dialect.name]))
+            other.execute(sa.text("INSERT INTO orders (id) VALUES (:id)"), {"id": len(pauses)})
         if len(pauses) == 3:
             holder.rollback()
 
     monkeypatch.setattr(time, "sleep", pause)
     assert migrator.upgrade().state == "current"
     assert len(pauses) == 3
-    assert holder.execute("SELECT count(a), count(*) FROM orders").fetchone() == (0, 3)
+    assert holder.execute(sa.text("SELECT count(a), count(*) FROM orders")).one() == (0, 3)
 
 
-@pytest.mark.only_on("postgres", reason="lock_timeout")
+@unpooled
 def test_a_table_that_is_never_free_is_told_with_what_to_do(
     make_migrator: MakeMigrator,
-    empty_postgres_url: str,
+    empty_database_section: dict[str, Any],
     busy_package: str,
-    holder: psycopg.Connection[Any],
+    holder: sa.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(migrate, "LOCK_TRIES", 2)
-    section = {"database_url": empty_postgres_url, "migration_lock_timeout_seconds": 0.2}
+    section = {**empty_database_section, "migration_lock_timeout_seconds": 0.2}
     migrator = make_migrator(section, migrations=(busy_package,))
     with migrator._locked() as connection:
         command.upgrade(migrator._config_for(connection), "b1")
         connection.commit()
-    holder.execute("SELECT * FROM orders")
+    holder.execute(sa.text("SELECT * FROM orders"))
     with pytest.raises(TimeoutError, match="look for long transactions"):
         migrator.upgrade()
     holder.rollback()
     assert migrator.upgrade().state == "current"
 
 
-@pytest.mark.only_on("postgres", "pgbouncer", reason="CREATE INDEX CONCURRENTLY and advisory locks")
-@pytest.mark.parametrize("is_pooled", [False, True])
-def test_of_many_that_migrate_at_once_one_does_and_an_index_built_concurrently_waits_for_none(
-    make_migrator: MakeMigrator,
-    empty_postgres_url: str,
-    busy_package: str,
-    is_pooled: bool,
-    request: pytest.FixtureRequest,
+@on_a_server
+def test_a_migration_may_take_longer_than_a_statement_of_a_service(
+    make_migrator: MakeMigrator, empty_database_section: dict[str, Any]
 ) -> None:
-    section: dict[str, Any] = {"database_url": empty_postgres_url}
-    if is_pooled:
-        pooler = request.getfixturevalue("pgbouncer")
-        section = {
-            "database_url": pooler.url(empty_postgres_url.rpartition("/")[2]),
-            "prepared_statements": False,
-        }
+    migrator = make_migrator({**empty_database_section, "statement_timeout_seconds": 0.2})
+    with migrator._locked() as connection:
+        sleep = {"postgresql": "pg_sleep", "mysql": "sleep"}[connection.dialect.name]
+        slept = connection.execute(sa.text(f"SELECT {sleep}(0.6)")).scalar_one()
+        assert slept in {"", 0}, "MariaDB's says 1 where it is cut off"
+
+
+@on_a_server
+def test_of_many_that_migrate_at_once_one_does_and_an_index_built_concurrently_waits_for_none(
+    make_migrator: MakeMigrator, empty_database_section: dict[str, Any], busy_package: str, database_kind: str
+) -> None:
     states: list[str] = []
 
     def run() -> None:
-        states.append(make_migrator(section, migrations=(busy_package,)).upgrade().state)
+        states.append(make_migrator(empty_database_section, migrations=(busy_package,)).upgrade().state)
 
-    threads = [threading.Thread(target=run) for _ in range(3 if not is_pooled else 2)]
+    threads = [threading.Thread(target=run) for _ in range(2 if database_kind == "pgbouncer" else 3)]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 90

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _log = structlog.get_logger("database")
 LOCK_TRIES = 20
 LOCK_PAUSE_SECONDS = 0.5
 _LOCK_NOT_AVAILABLE = "55P03"
+_MYSQL_LOCK_NOT_AVAILABLE = 1205
 # Any constant will do as long as every version of the platform uses the same one.
 _LOCK_KEY = 0x5FA5_7A91
 _LOCK_NAME = "scalable_fastapi_system_migrate"
@@ -181,12 +183,12 @@ class Migrator:
                 return
             except OperationalError as error:
                 connection.rollback()
-                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                if not _is_lock_refused(error):
                     raise
                 if not tries_left:
                     raise TimeoutError(
                         f"a table that a revision changes was in use at each of {LOCK_TRIES} tries: "
-                        "look for long transactions (pg_stat_activity), then migrate again"
+                        "look for long transactions (pg_stat_activity, SHOW PROCESSLIST), then migrate again"
                     ) from error
                 _log.info("a table is in use, the migration steps aside", tries_left=tries_left)
                 time.sleep(LOCK_PAUSE_SECONDS)
@@ -198,6 +200,8 @@ class Migrator:
         with lock() if lock is not None else contextlib.nullcontext(), self._engine.connect() as connection:
             if self._database.backend == "postgresql":
                 self._set_limits(connection)
+            elif self._database.backend == "mysql":
+                self._set_mysql_limits(connection)
             yield connection
             connection.rollback()
 
@@ -218,6 +222,14 @@ class Migrator:
         if settings.prepared_statements:
             connection.execute(text("SET statement_timeout = 0"))
             connection.commit()
+
+    def _set_mysql_limits(self, connection: Connection) -> None:
+        """The same for the session, whose limit on statements is MariaDB's alone: MySQL has none but for SELECTs."""
+        seconds = max(1, math.ceil(self._database.settings.database.migration_lock_timeout_seconds))
+        connection.exec_driver_sql(
+            f"SET SESSION lock_wait_timeout = {seconds} /*M!100101 , max_statement_time = 0 */"
+        )
+        connection.rollback()
 
     @contextlib.contextmanager
     def _postgresql_lock(self) -> Iterator[None]:
@@ -251,6 +263,13 @@ class Migrator:
             finally:
                 connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK_NAME})
                 connection.rollback()
+
+
+def _is_lock_refused(error: OperationalError) -> bool:
+    original: Any = error.orig
+    if getattr(original, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+        return True
+    return bool(getattr(original, "args", ())) and original.args[0] == _MYSQL_LOCK_NOT_AVAILABLE
 
 
 def versions_folder(package: str) -> Path:
