@@ -14,6 +14,7 @@ import pytest
 
 from hack.dev.redis_server import Redis
 from tests.integration.identity.conftest import PASSWORD, Api, start_api
+from tests.support.databases import DisposableDatabase
 
 pytestmark = pytest.mark.databases("sqlite", "postgres")
 
@@ -226,6 +227,22 @@ async def test_success_gives_the_attempts_back_in_redis(
         redis = await api.identity.throttle._store._redis.client()  # type: ignore[attr-defined]
         left = [await redis.pttl(key) for key in await redis.keys("*attempts*")]
         assert max(left, default=0) < 1000
+
+
+@pytest.mark.databases("postgres")
+async def test_attempts_through_an_outage_of_the_database_are_not_counted(
+    disposable_database: DisposableDatabase, make_settings: Callable[..., Any]
+) -> None:
+    settings = make_settings(database=disposable_database.section, rate_limit={"enabled": False})
+    async with start_api(settings) as api:
+        await api.register("ada")
+        disposable_database.stop()
+        assert [(await api.sign_in("ada")).status_code for _ in range(25)] == [503] * 25
+        disposable_database.start()
+        async with asyncio.timeout(30):
+            while (answer := await api.sign_in("ada")).status_code == 503:
+                await asyncio.sleep(0.1)
+        assert answer.status_code == 200
 
 
 async def test_fifty_guesses_at_once_get_no_more_than_the_budget(api: Api) -> None:

@@ -142,7 +142,7 @@ async def test_everyone_together_is_stopped_at_a_hundred_times_the_budget_of_one
 async def test_success_costs_nothing(throttle: SignInThrottle) -> None:
     for _ in range(10 * PER_MINUTE):
         attempt = await throttle.admit("ada", "192.0.2.1", is_known_address=never)
-        await throttle.succeeded(attempt)
+        await throttle.give_back(attempt)
 
 
 async def test_addresses_of_one_ipv6_customer_count_as_one(throttle: SignInThrottle) -> None:

@@ -15,7 +15,7 @@ from scalable_fastapi_system.identity.repository import sessions, users
 from scalable_fastapi_system.identity.runtime import Identity
 from scalable_fastapi_system.identity.schemas import TokenPair
 from scalable_fastapi_system.identity.service.sessions import issue, open_session
-from scalable_fastapi_system.kit.errors import AuthenticationException
+from scalable_fastapi_system.kit.errors import AuthenticationException, ServiceUnavailableException
 
 # An address from which someone has signed in within this time is theirs, as far as the throttle goes.
 _KNOWN_FOR = timedelta(days=90)
@@ -49,8 +49,13 @@ async def sign_in(
     attempt = await identity.throttle.admit(
         identifier, client.address, device=device, is_known_address=is_known_address
     )
-    async with identity.database.transaction() as session:
-        user = await users.find(session, identifier)
+    try:
+        async with identity.database.transaction() as session:
+            user = await users.find(session, identifier)
+    except ServiceUnavailableException:
+        # Nothing was tried yet: who keeps trying through an outage is no guesser.
+        await identity.throttle.give_back(attempt)
+        raise
     hasher = identity.security.passwords
     hashed = user.hashed_password if user is not None else ""
     is_right = await hasher.verify_in_thread(password, hashed)
@@ -61,7 +66,7 @@ async def sign_in(
         raise AuthenticationException("Incorrect username or password")
     better = await hasher.hash_in_thread(password) if hasher.needs_rehash(hashed) else None
     tokens = await _open(identity, user, client, better_hash=better)
-    await identity.throttle.succeeded(attempt)
+    await identity.throttle.give_back(attempt)
     return SignedIn(tokens, user)
 
 

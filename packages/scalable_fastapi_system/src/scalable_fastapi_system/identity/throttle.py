@@ -207,8 +207,8 @@ class SignInThrottle:
         budget = Budget(self._digest("message", address.lower()), 10 * _MINUTE_SECONDS, 3)
         return await self._store.spend((budget,)) == 0.0
 
-    async def succeeded(self, attempt: Attempt) -> None:
-        """Returns what the attempt has taken."""
+    async def give_back(self, attempt: Attempt) -> None:
+        """Returns what the attempt has taken: it succeeded, or nothing was tried."""
         await self._store.give_back(attempt.budgets)
 
     def device_cookie(self, *identifiers: str) -> str:

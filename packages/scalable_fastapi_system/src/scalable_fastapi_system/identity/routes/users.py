@@ -92,7 +92,7 @@ async def change_password(
         await notify(
             session, identity.settings, "password_changed", to=principal.email, username=principal.username
         )
-    await identity.throttle.succeeded(attempt)
+    await identity.throttle.give_back(attempt)
     return respond(request, None, "Password changed")
 
 
