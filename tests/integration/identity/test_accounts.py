@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from scalable_fastapi_system import create_app
+from scalable_fastapi_system.kit.errors import RateLimitExceededException
 
 from tests.integration.identity.conftest import PASSWORD, Api
 
@@ -125,6 +127,29 @@ async def test_changed_password_ends_other_sign_ins_and_keeps_this_one(api: Api)
     assert (await other.refresh()).status_code == 401
     assert (await api.sign_in("ada")).status_code == 401
     assert (await api.sign_in("ada", "another long password")).status_code == 200
+
+
+@pytest.mark.parametrize("names", [("user:1",), [f"name{number}" for number in range(3000)]])
+async def test_nobody_who_guesses_elsewhere_keeps_a_user_from_changing_the_password(
+    api: Api, names: Sequence[str]
+) -> None:
+    account = await api.account("ada")
+
+    async def never() -> bool:
+        return False
+
+    refused = 0
+    for number in range(3000):
+        try:
+            await api.identity.throttle.admit(
+                names[number % len(names)], f"10.0.{number // 250}.{number % 250}", is_known_address=never
+            )
+        except RateLimitExceededException:
+            refused += 1
+    assert refused > 0, "the guesser has used up what can be used up"
+    body = {"current_password": PASSWORD, "new_password": "another long password"}
+    answer = await account.call("POST", "/users/me/password", json=body)
+    assert answer.status_code == 200, answer.text
 
 
 async def test_password_is_changed_by_its_holder_alone_and_guessing_it_is_slowed_down(api: Api) -> None:

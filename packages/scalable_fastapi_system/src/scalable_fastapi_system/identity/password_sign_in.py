@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from scalable_fastapi_system.identity.audit import ANONYMOUS, Client, record, subject_of
 from scalable_fastapi_system.identity.models import User
@@ -37,17 +38,11 @@ async def sign_in(
     Raises AuthenticationException for a wrong name, a wrong password and a disabled user alike, and
     RateLimitExceededException after too many attempts.
     """
-    now = identity.clock.now()
-    since = now - _KNOWN_FOR
-
-    async def is_known_address() -> bool:
-        if client.address is None:
-            return False
-        async with identity.database.transaction() as session:
-            return await sessions.has_used_address(session, identifier, client.address, since)
-
     attempt = await identity.throttle.admit(
-        identifier, client.address, device=device, is_known_address=is_known_address
+        identifier,
+        client.address,
+        device=device,
+        is_known_address=partial(has_signed_in_from, identity, identifier, client),
     )
     try:
         async with identity.database.transaction() as session:
@@ -68,6 +63,15 @@ async def sign_in(
     tokens = await _open(identity, user, client, better_hash=better)
     await identity.throttle.give_back(attempt)
     return SignedIn(tokens, user)
+
+
+async def has_signed_in_from(identity: Identity, identifier: str, client: Client) -> bool:
+    """Whether the user of this name or address has lately signed in from where the request comes from."""
+    if client.address is None:
+        return False
+    since = identity.clock.now() - _KNOWN_FOR
+    async with identity.database.transaction() as session:
+        return await sessions.has_used_address(session, identifier, client.address, since)
 
 
 async def _open(identity: Identity, user: User, client: Client, *, better_hash: str | None) -> TokenPair:

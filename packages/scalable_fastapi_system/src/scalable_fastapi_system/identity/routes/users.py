@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from scalable_fastapi_system.identity.answers import UserAnswer
 from scalable_fastapi_system.identity.dependencies import App, RequestClient, requires
 from scalable_fastapi_system.identity.jobs import notify
 from scalable_fastapi_system.identity.password_policy import refuse_weak
+from scalable_fastapi_system.identity.password_sign_in import has_signed_in_from
 from scalable_fastapi_system.identity.principal import ACCOUNT_MANAGE, Principal
 from scalable_fastapi_system.identity.repository import sessions as session_rows
 from scalable_fastapi_system.identity.repository import users as user_rows
@@ -65,13 +67,13 @@ async def change_password(
     request: Request, body: PasswordChange, principal: AccountHolder, identity: App, client: RequestClient
 ) -> Response:
     """Changes the password and ends the caller's other sign-ins."""
-
     refuse_weak(body.new_password, own_words=(principal.username, principal.email))
-
-    async def never() -> bool:
-        return False
-
-    attempt = await identity.throttle.admit(principal.key, client.address, is_known_address=never)
+    attempt = await identity.throttle.admit(
+        # No sign-in can be tried under a name with a zero byte, and so use this budget up.
+        f"\0{principal.key}",
+        client.address,
+        is_known_address=partial(has_signed_in_from, identity, principal.username, client),
+    )
     async with identity.database.transaction() as session:
         user = await user_rows.get(session, principal.id)
     hasher = identity.security.passwords
