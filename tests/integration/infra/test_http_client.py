@@ -1,6 +1,7 @@
 """The client for services outside, against a real server on this machine that misbehaves on request."""
 
 import asyncio
+import gzip
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from scalable_fastapi_system.infra.http_client import (
     OutboundError,
     OutboundRefusedError,
     OutboundTimeoutError,
+    OutboundTooLargeError,
 )
 
 
@@ -20,6 +22,7 @@ class Server:
         self.plan = []
         self.requests = []
         self.stall_seconds = 0
+        self.answer = b""  # to every request, in place of the plan
 
     async def handle(self, reader, writer):
         try:
@@ -27,6 +30,10 @@ class Server:
                 head = await reader.readuntil(b"\r\n\r\n")
                 self.requests.append(head.split(b"\r\n")[0].decode())
                 await asyncio.sleep(self.stall_seconds)
+                if self.answer:
+                    writer.write(self.answer)
+                    await writer.drain()
+                    return
                 status = self.plan.pop(0) if self.plan else 200
                 extra = b"Location: http://127.0.0.1:1/\r\n" if status == 302 else b""
                 writer.write(b"HTTP/1.1 %d X\r\n%sContent-Length: 2\r\n\r\nok" % (status, extra))
@@ -109,6 +116,28 @@ async def test_an_open_breaker_answers_at_once_without_a_call(client, server):
             await client.request("GET", server.url)
     assert (time.perf_counter() - started) / 100 < 0.005
     assert len(server.requests) == asked
+
+
+@pytest.mark.parametrize(("retry_after", "calls"), [("3600", 1), ("0", 3), ("\xb2", 3), ("soon", 3)])
+async def test_a_pause_longer_than_the_deadline_is_not_waited_for(client, server, retry_after, calls):
+    head = f"HTTP/1.1 503 X\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    server.answer = head.encode("latin-1")
+    answer = await client.request("GET", server.url)
+    assert answer.status_code == 503
+    assert len(server.requests) == calls
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+async def test_an_answer_is_read_up_to_its_limit_whatever_it_unpacks_to(client, server, is_packed):
+    body = b"\0" * (http_client.MAX_ANSWER_BYTES + 1)
+    packed = gzip.compress(body) if is_packed else body
+    encoding = b"Content-Encoding: gzip\r\n" if is_packed else b""
+    server.answer = b"HTTP/1.1 200 X\r\n%sConnection: close\r\n\r\n" % encoding + packed
+    with pytest.raises(OutboundTooLargeError):
+        await client.request("GET", server.url)
+    assert len(server.requests) == 1
+    answer = await client.request("GET", server.url, max_bytes=len(body))
+    assert answer.content == body
 
 
 async def test_redirects_are_handed_back_and_not_followed(client, server):

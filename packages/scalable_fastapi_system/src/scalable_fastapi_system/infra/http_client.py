@@ -2,7 +2,8 @@
 
 Promises: no call outlives its deadline, retries included; only calls that may be repeated are; at most the
 budgeted share of calls is repeated; an open breaker answers at once; the address that was checked is the one
-that is connected to, so a name that changes its mind (DNS rebinding) gains nothing; redirects are not followed.
+that is connected to, so a name that changes its mind (DNS rebinding) gains nothing; redirects are not followed; an
+answer that is too long, or grows too long when it is unpacked, is not read to its end.
 Raises `OutboundError` and its kin, whose messages carry no credentials.
 """
 
@@ -30,6 +31,7 @@ _REPEATABLE_STATUS = frozenset({429, 502, 503, 504})
 _BACKOFF_BASE_SECONDS = 0.1
 _BACKOFF_CEILING_SECONDS = 5.0
 _MAX_BREAKERS = 1000
+MAX_ANSWER_BYTES = 10 * 1024 * 1024
 
 
 class OutboundError(Exception):
@@ -38,6 +40,10 @@ class OutboundError(Exception):
 
 class OutboundTimeoutError(OutboundError):
     """The deadline passed."""
+
+
+class OutboundTooLargeError(OutboundError):
+    """The answer is longer than the caller takes. Nothing of it is kept."""
 
 
 class OutboundRefusedError(OutboundError):
@@ -82,13 +88,14 @@ class HttpClient:
         *,
         timeout_seconds: float | None = None,
         is_repeatable: bool | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
         headers: Mapping[str, str] | None = None,
         **content: Any,
     ) -> httpx.Response:
         """One call with its retries; any status is an answer. Where the caller is traced, so is the call: by `traceparent`.
 
         is_repeatable: whether doing it twice does no harm; by default by its method. A POST with an
-        idempotency key is. content: `json`, `content`, `data` or `params`, as httpx takes them.
+        idempotency key is. max_bytes: of the answer's body. content: `json`, `content`, `data` or `params`, as httpx takes them.
         """
         sent_headers = dict(headers or {})
         traceparent = current_traceparent()
@@ -101,8 +108,9 @@ class HttpClient:
         name = f"{target.host}:{target.port or target.scheme}"
         breaker = self._breaker(name)
         try:
-            async with asyncio.timeout(timeout_seconds or self._deadline_seconds):
-                return await self._with_retries(breaker, may_repeat, method, target, sent_headers, content)
+            request = self._client.build_request(method, target, headers=sent_headers, **content)
+            async with asyncio.timeout(timeout_seconds or self._deadline_seconds) as limit:
+                return await self._with_retries(breaker, may_repeat, request, max_bytes, limit.when() or 0.0)
         except TimeoutError as error:
             raise OutboundTimeoutError(f"{name} did not answer within the deadline") from error
 
@@ -110,10 +118,9 @@ class HttpClient:
         self,
         breaker: CircuitBreaker,
         may_repeat: bool,
-        method: str,
-        url: httpx.URL,
-        headers: dict[str, str],
-        content: dict[str, Any],
+        request: httpx.Request,
+        max_bytes: int,
+        ends_at: float,
     ) -> httpx.Response:
         self._budget.note_call()
         attempt = 0
@@ -121,35 +128,34 @@ class HttpClient:
             response: httpx.Response | None = None
             failure: OutboundError | None = None
             try:
-                response = await self._once(breaker, method, url, headers, content)
+                response = await self._once(breaker, request, max_bytes)
                 if response.status_code not in _REPEATABLE_STATUS:
                     return response
-            except OutboundRefusedError:
+            except (OutboundRefusedError, OutboundTooLargeError):
                 raise
             except OutboundError as error:
                 failure = error
-            if not may_repeat or attempt >= self._max_retries or not self._budget.take():
+            attempt += 1
+            pause = self._pause_seconds(attempt, response)
+            # A pause that the deadline does not leave room for: the caller learns now what there is to know.
+            has_time = asyncio.get_running_loop().time() + pause < ends_at
+            if not may_repeat or attempt > self._max_retries or not has_time or not self._budget.take():
                 if response is not None:
                     return response
                 raise failure or OutboundError("no answer")
-            attempt += 1
-            await asyncio.sleep(self._pause_seconds(attempt, response))
+            await asyncio.sleep(pause)
             _log.info("outbound call repeated", target=breaker.name, attempt=attempt)
 
-    async def _once(
-        self,
-        breaker: CircuitBreaker,
-        method: str,
-        url: httpx.URL,
-        headers: dict[str, str],
-        content: dict[str, Any],
-    ) -> httpx.Response:
+    async def _once(self, breaker: CircuitBreaker, request: httpx.Request, max_bytes: int) -> httpx.Response:
         try:
             breaker.before_call()
         except CircuitOpenError as error:
             raise OutboundRefusedError(str(error)) from error
         try:
-            response = await self._client.request(method, url, headers=headers, **content)
+            response = await self._answer(breaker.name, request, max_bytes)
+        except OutboundTooLargeError:
+            breaker.succeeded()
+            raise
         except _NotPublicError as error:
             breaker.abandoned()
             raise OutboundRefusedError(str(error)) from error
@@ -166,12 +172,25 @@ class HttpClient:
             breaker.succeeded()
         return response
 
+    async def _answer(self, name: str, request: httpx.Request, max_bytes: int) -> httpx.Response:
+        response = await self._client.send(request, stream=True)
+        try:
+            body = bytearray()
+            async for piece in response.aiter_bytes():
+                body += piece
+                if len(body) > max_bytes:
+                    raise OutboundTooLargeError(f"{name}: the answer is longer than {max_bytes} bytes")
+            response._content = bytes(body)  # as its own `aread` would
+        finally:
+            await response.aclose()
+        return response
+
     def _pause_seconds(self, attempt: int, response: httpx.Response | None) -> float:
-        """Exponential with full jitter; at least what the service asked for, if that is short."""
+        """Exponential with full jitter; at least what the service asked for."""
         ceiling = min(_BACKOFF_CEILING_SECONDS, _BACKOFF_BASE_SECONDS * 2**attempt)
         pause = self._random.uniform(0, ceiling)
         asked = response.headers.get("retry-after", "") if response is not None else ""
-        return max(pause, float(asked)) if asked.isdigit() else pause
+        return max(pause, float(asked)) if asked.isdecimal() else pause
 
     def _breaker(self, name: str) -> CircuitBreaker:
         found = self._breakers.get(name)
