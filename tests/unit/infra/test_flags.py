@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 from scalable_fastapi_system.infra.flags import FeatureFlags, FileFlagProvider, parse_flags
@@ -80,24 +81,39 @@ def test_a_changed_file_is_read_again(flags, file):
     assert flags.variant("colour", "none") == "blue"
     file.write_text(FLAGS.replace("default: cold", "default: warm"))
     os.utime(file, ns=(1, 1))
-    import time
-
     time.sleep(0.01)
     assert flags.variant("colour", "none") == "red"
 
 
 def test_a_broken_change_leaves_the_flags_as_they_were(flags, file):
-    import time
-
-    for broken in ("flags: [", "flags: {colour: {}}", ""):
-        file.write_text(broken)
+    variants = "variants: {warm: red, cold: blue}, default: warm"
+    for broken in (
+        b"flags: [",
+        b"flags: {colour: {}}",
+        b"",
+        b"\xff",
+        f"flags: {{colour: {{{variants}, rules: 5}}}}".encode(),
+        f"flags: {{colour: {{{variants}, rules: [{{split: 5}}]}}}}".encode(),
+        f"flags: {{colour: {{{variants}, rules: [{{if: [x], variant: warm}}]}}}}".encode(),
+    ):
+        file.write_bytes(broken)
         time.sleep(0.01)
         assert flags.variant("colour", "none") == "blue"
 
 
-def test_a_configmap_s_swap_of_symlinks_is_seen(tmp_path):
-    import time
+def test_rules_that_are_all_commented_out_are_none(flags, file):
+    file.write_text(
+        FLAGS + "  empty:\n    variants: {on: true}\n    default: on\n    rules:\n      # - variant: on\n"
+    )
+    time.sleep(0.01)
+    assert flags.is_on("empty") is True
 
+
+def test_an_attribute_that_is_a_list_matches_nothing(flags):
+    assert flags.is_on("report", key="", role=["admin"]) is False
+
+
+def test_a_configmap_s_swap_of_symlinks_is_seen(tmp_path):
     for name, default in (("one", "cold"), ("two", "warm")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "flags.yaml").write_text(FLAGS.replace("default: cold", f"default: {default}"))
@@ -126,6 +142,14 @@ def test_a_test_may_override_a_flag(flags):
         ({"variants": {"a": 1, "b": "x"}, "default": "a"}, "of one type"),
         ({"variants": {"a": 1}, "default": "a", "rules": [{"variant": "z"}]}, "no variant 'z'"),
         ({"variants": {"a": 1}, "default": "a", "rules": [{"split": {"a": 120}}]}, "at most 100"),
+        ({"variants": {"a": 1}, "default": "a", "rules": [{"split": {"a": float("nan")}}]}, "a percentage"),
+        ({"variants": {"a": 1}, "default": "a", "rules": [{"split": 5}]}, "are mappings"),
+        ({"variants": {"a": 1}, "default": "a", "rules": [{"if": ["x"], "variant": "a"}]}, "are mappings"),
+        (
+            {"variants": {"a": 1}, "default": "a", "rules": [{"if": {"x": {}}, "variant": "a"}]},
+            "plain values",
+        ),
+        ({"variants": {"a": 1}, "default": "a", "rules": 5}, "is a list"),
         ({"variants": {"a": 1}, "default": "a", "wrong": 1}, "unknown members"),
     ],
 )

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +54,10 @@ class Rule:
     split: tuple[tuple[int, str], ...] = ()  # (upper bound in buckets, variant)
 
     def matches(self, attributes: Mapping[str, Any]) -> bool:
-        return all(attributes.get(name) in allowed for name, allowed in self.conditions.items())
+        try:
+            return all(attributes.get(name) in allowed for name, allowed in self.conditions.items())
+        except TypeError:  # a list or its like, which no condition can name
+            return False
 
     def pick(self, flag: str, targeting_key: str) -> str | None:
         if self.variant is not None:
@@ -106,7 +110,10 @@ def _parse_flag(name: str, body: Any) -> Flag:
         raise ConfigurationError(f"flag {name}: `default` must be one of {sorted(variants)}")
     if len({type(value) for value in variants.values()}) > 1:
         raise ConfigurationError(f"flag {name}: all variants must be of one type")
-    rules = tuple(_parse_rule(name, rule, variants) for rule in body.get("rules", ()))
+    listed = body.get("rules") or []
+    if not isinstance(listed, list):
+        raise ConfigurationError(f"flag {name}: `rules` is a list")
+    rules = tuple(_parse_rule(name, rule, variants) for rule in listed)
     return Flag(variants, default, rules, bool(body.get("enabled", True)))
 
 
@@ -117,10 +124,16 @@ def _parse_rule(flag: str, body: Any, variants: Mapping[str, Any]) -> Rule:
         or set(body) - {"if", "variant", "split"}
     ):
         raise ConfigurationError(f"flag {flag}: a rule has `variant` or `split`, and perhaps `if`")
-    conditions = {
-        str(name): frozenset(values if isinstance(values, list) else [values])
-        for name, values in (body.get("if") or {}).items()
-    }
+    wanted, split = body.get("if") or {}, body.get("split", {})
+    if not isinstance(wanted, dict) or not isinstance(split, dict):
+        raise ConfigurationError(f"flag {flag}: `if` and `split` are mappings")
+    try:
+        conditions = {
+            str(name): frozenset(values if isinstance(values, list) else [values])
+            for name, values in wanted.items()
+        }
+    except TypeError:
+        raise ConfigurationError(f"flag {flag}: `if` compares with plain values, or a list of them") from None
     if "variant" in body:
         variant = _name(body["variant"])
         if variant not in variants:
@@ -128,8 +141,9 @@ def _parse_rule(flag: str, body: Any, variants: Mapping[str, Any]) -> Rule:
         return Rule(conditions, variant)
     bounds: list[tuple[int, str]] = []
     total = 0.0
-    for variant, percent in body["split"].items():
-        if _name(variant) not in variants or not isinstance(percent, int | float) or percent < 0:
+    for variant, percent in split.items():
+        is_share = isinstance(percent, int | float) and math.isfinite(percent) and percent >= 0
+        if _name(variant) not in variants or not is_share:
             raise ConfigurationError(f"flag {flag}: a split gives each variant a percentage")
         total += percent
         bounds.append((round(total * _BUCKETS / 100), _name(variant)))
@@ -266,6 +280,8 @@ class FileFlagProvider(AbstractProvider):
             text = self._path.read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigurationError(f"FLAGS__FILE: {self._path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"FLAGS__FILE: {self._path} is not UTF-8") from error
         self._flags = parse_flags(text, is_yaml=self._path.suffix in {".yaml", ".yml"})
         self._seen = signature
 
