@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,9 +109,53 @@ async def test_queues_are_paused_and_a_worker_is_drained(
         assert not worker.allow_pick_jobs
 
 
-def test_a_job_that_does_not_exist_is_said_so(run: Run) -> None:
-    code, text = run("show", "00000000-0000-0000-0000-000000000001")
-    assert (code, text) == (1, "There is no such job\n")
+async def test_a_job_that_does_not_exist_is_named_and_the_others_are_seen_to(
+    settings: Settings, registry: JobRegistry, run: Run
+) -> None:
+    @job("waits", registry=registry)
+    async def waits(ctx: JobContext) -> None: ...
+
+    nobody = "00000000-0000-0000-0000-000000000001"
+    missing = f"{nobody}: There is no such job\n"
+    async with running_lab(settings, registry) as lab:
+        there = str((await lab.client.enqueue_now(waits, delay_seconds=3600)).id)
+        code, text = await in_thread(run, "show", nobody, there)
+        assert (code, missing in text, there in text) == (1, True, True)
+        code, text = await in_thread(run, "cancel", nobody, there)
+        assert (code, text) == (1, f"{there}: cancelled\n{missing}")
+        code, text = await in_thread(run, "retry", nobody, there)
+        assert (code, text) == (1, f"{there}: queued\n{missing}")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["list", "--limit", "0"], "'0' is no number from 1 to"),
+        (["list", "--limit", "-5"], "'-5' is no number from 1 to"),
+        (["list", "--owner", "99999999999"], "is no number from 1 to"),
+        (["pause", ""], "a queue has 1 to 64 characters"),
+        (["pause", "x" * 65], "a queue has 1 to 64 characters"),
+        (["cancel", "--json", "00000000-0000-0000-0000-000000000001"], "unrecognized arguments: --json"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_a_store_is_asked(
+    run: Run, capsys: pytest.CaptureFixture[str], words: list[str], complaint: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(*words)
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_without_a_database_nothing_is_shown_as_empty(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ENVIRONMENT", "development")
+    monkeypatch.delenv("DATABASE__DATABASE_URL")
+    code, text = run("stats")
+    assert code == 1
+    assert "set DATABASE__DATABASE_URL" in text
 
 
 async def until_ended(lab: Lab) -> None:

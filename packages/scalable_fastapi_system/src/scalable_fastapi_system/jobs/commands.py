@@ -13,13 +13,16 @@ from uuid import UUID
 
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.domain import Product
-from scalable_fastapi_system.kit.errors import APIException
+from scalable_fastapi_system.kit.errors import APIException, NotFoundException
 
 if TYPE_CHECKING:
     from scalable_fastapi_system.jobs.client import JobClient
     from scalable_fastapi_system.jobs.records import JobRecord
 
 EXIT_REFUSED = 1
+MAX_LIMIT = 100_000
+MAX_USER_ID = 2**31 - 1
+MAX_QUEUE_LENGTH = 64
 _STATES = ("scheduled", "queued", "running", "succeeded", "failed", "cancelled", "quarantined")
 
 Action = Callable[["JobClient", argparse.Namespace], Awaitable[int]]
@@ -34,12 +37,12 @@ def add_job_commands(commands: Any) -> None:
     listing.add_argument("--state", action="append", choices=_STATES, help="only these; may be repeated")
     listing.add_argument("--kind")
     listing.add_argument("--queue")
-    listing.add_argument("--owner", type=int, metavar="USER_ID")
-    listing.add_argument("--limit", type=int, default=20)
-    _finish(listing, _list)
+    listing.add_argument("--owner", type=_number(MAX_USER_ID), metavar="USER_ID")
+    listing.add_argument("--limit", type=_number(MAX_LIMIT), default=20)
+    _finish(_with_json(listing), _list)
 
     show = actions.add_parser("show", help="everything about a job, and why it does not run yet")
-    _finish(_with_ids(show), _show)
+    _finish(_with_json(_with_ids(show)), _show)
     cancel = actions.add_parser("cancel", help="cancel jobs")
     _finish(_with_ids(cancel), _cancel)
     retry = actions.add_parser(
@@ -49,19 +52,19 @@ def add_job_commands(commands: Any) -> None:
     retry.add_argument("ids", nargs="*", type=UUID, metavar="ID")
     retry.add_argument("--state", choices=("failed", "quarantined", "cancelled"), help="all in this state")
     retry.add_argument("--kind", help="of those only this kind")
-    retry.add_argument("--limit", type=int, default=1000, help="at the most so many (1000)")
+    retry.add_argument("--limit", type=_number(MAX_LIMIT), default=1000, help="at the most so many (1000)")
     _finish(retry, _retry)
 
     stats = actions.add_parser("stats", help="queues: depth, age, workers, free slots")
-    _finish(stats, _stats)
+    _finish(_with_json(stats), _stats)
     workers = actions.add_parser("workers", help="workers: queues, load, last beat")
-    _finish(workers, _workers)
+    _finish(_with_json(workers), _workers)
     for name, text, action in (
         ("pause", "workers take nothing from a queue any more; what runs goes on", _pause),
         ("resume", "end a queue's pause", _resume),
     ):
         queue = actions.add_parser(name, help=text)
-        queue.add_argument("queue", nargs="+")
+        queue.add_argument("queue", nargs="+", type=_queue)
         _finish(queue, action)
     drain = actions.add_parser("drain", help="have workers finish or hand back what they run, and end")
     drain.add_argument("workers", nargs="+", metavar="WORKER_ID")
@@ -73,8 +76,27 @@ def _with_ids(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
-def _finish(parser: argparse.ArgumentParser, action: Action) -> None:
+def _with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _number(largest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= largest:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {largest}")
+        return int(text)
+
+    return number
+
+
+def _queue(text: str) -> str:
+    if not 1 <= len(text) <= MAX_QUEUE_LENGTH:
+        raise argparse.ArgumentTypeError(f"the name of a queue has 1 to {MAX_QUEUE_LENGTH} characters")
+    return text
+
+
+def _finish(parser: argparse.ArgumentParser, action: Action) -> None:
     parser.set_defaults(run=_runner(action))
 
 
@@ -89,6 +111,11 @@ async def _act(action: Action, arguments: argparse.Namespace, settings: Settings
     from scalable_fastapi_system.infra.resources import Resources
     from scalable_fastapi_system.jobs.client import JobClient
 
+    if settings.is_ephemeral:
+        sys.stderr.write(
+            "There is no database to look into: set DATABASE__DATABASE_URL to the one of the API.\n"
+        )
+        return EXIT_REFUSED
     resources = Resources(settings, product)
     client = JobClient(resources, is_worker=True)
     await resources.start()
@@ -129,35 +156,49 @@ async def _list(client: JobClient, arguments: argparse.Namespace) -> int:
 
 
 async def _show(client: JobClient, arguments: argparse.Namespace) -> int:
-    from scalable_fastapi_system.jobs.store import reading
-
     shown: list[dict[str, Any]] = []
+    code = 0
     for job_id in arguments.ids:
-        facts = _facts(await client.get(job_id))
-        reason = await client.why(job_id)
-        facts["why"] = None if reason is None else f"{reason.rule}: {reason.message}"
-        async with client.resources.database.transaction() as session:
-            facts["attempts"] = await reading.list_attempts(session, job_id=job_id)
-        shown.append(facts)
+        try:
+            shown.append(await _everything_about(client, job_id))
+        except NotFoundException as error:
+            code = _complain(job_id, error)
     if arguments.json:
-        return _print_json(shown)
+        _print_json(shown)
+        return code
     for facts in shown:
         width = max(map(len, facts))
         for name, value in facts.items():
             text = value if isinstance(value, str) else json.dumps(value, default=str)
             _say(f"{name:<{width}}  {text}")
         _say("")
-    return 0
+    return code
+
+
+async def _everything_about(client: JobClient, job_id: UUID) -> dict[str, Any]:
+    from scalable_fastapi_system.jobs.store import reading
+
+    facts = _facts(await client.get(job_id))
+    reason = await client.why(job_id)
+    facts["why"] = None if reason is None else f"{reason.rule}: {reason.message}"
+    async with client.resources.database.transaction() as session:
+        facts["attempts"] = await reading.list_attempts(session, job_id=job_id)
+    return facts
 
 
 async def _cancel(client: JobClient, arguments: argparse.Namespace) -> int:
+    code = 0
     for job_id in arguments.ids:
-        change = await client.cancel(job_id)
+        try:
+            change = await client.cancel(job_id)
+        except NotFoundException as error:
+            code = _complain(job_id, error)
+            continue
         if change.has_changed and not change.state.is_terminal:
             _say(f"{job_id}: asked to stop")
         else:
             _say(f"{job_id}: {change.state.label}")
-    return 0
+    return code
 
 
 async def _retry(client: JobClient, arguments: argparse.Namespace) -> int:
@@ -173,11 +214,16 @@ async def _retry(client: JobClient, arguments: argparse.Namespace) -> int:
         sys.stderr.write("Name jobs by their ids, or by --state.\n")
         return EXIT_REFUSED
     refused = 0
+    code = 0
     for job_id in ids:
-        change = await client.retry(job_id)
+        try:
+            change = await client.retry(job_id)
+        except NotFoundException as error:
+            code = _complain(job_id, error)
+            continue
         refused += not change.has_changed
         _say(f"{job_id}: {change.state.label}{'' if change.has_changed else ' (left as it is)'}")
-    return EXIT_REFUSED if refused and refused == len(ids) else 0
+    return EXIT_REFUSED if refused and refused == len(ids) else code
 
 
 # -- queues and workers ---------------------------------------------------------------------------------
@@ -266,6 +312,11 @@ def _error(job: JobRecord) -> str:
 
 def _when(moment: datetime) -> str:
     return moment.isoformat(sep=" ", timespec="seconds")
+
+
+def _complain(job_id: UUID, error: APIException) -> int:
+    sys.stderr.write(f"{job_id}: {error.message}\n")
+    return EXIT_REFUSED
 
 
 def _say(text: str) -> None:
