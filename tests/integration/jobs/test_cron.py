@@ -91,3 +91,25 @@ async def shift(lab: Lab, by: timedelta) -> None:
         await session.execute(cron_runs.delete())
         await session.execute(update(jobs).values(unique_key=None))
         await session.execute(update(cron_schedules).values(last_slot_at=datetime.now(UTC) + by))
+
+
+async def test_a_schedule_that_cannot_be_kept_does_not_hold_up_the_others(
+    any_lab: Lab, registry: JobRegistry
+) -> None:
+    is_declared = False
+
+    def key() -> str:
+        if is_declared:
+            raise ValueError("what a key is made of is gone")
+        return "key"
+
+    @job("unlucky", registry=registry, concurrency_key=key)
+    async def unlucky(ctx: JobContext) -> None: ...
+
+    broken = CronSchedule("broken", "* * * * * *", unlucky)
+    is_declared = True
+    sound = every_second(registry)
+    worker = await any_lab.start_worker()
+    assert await worker.engine.store.due_slots([broken, sound]) == []
+    await shift(any_lab, timedelta(seconds=-5))
+    assert len(await worker.engine.store.due_slots([broken, sound])) == 1

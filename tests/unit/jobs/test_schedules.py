@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from scalable_fastapi_system.jobs import JobContext, JobRegistry, job
-from scalable_fastapi_system.jobs.schedules import MAX_CAUGHT_UP, CronSchedule
+from scalable_fastapi_system.jobs.schedules import MAX_CAUGHT_UP, CronSchedule, cron
 
 NOON = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 
@@ -81,10 +81,21 @@ def test_an_hour_that_is_skipped_does_not_lose_the_day() -> None:
     assert len(slots) == 1
 
 
-@pytest.mark.parametrize(("expression", "zone"), [("nonsense", "UTC"), ("* * * * *", "Mars/Base")])
+@pytest.mark.parametrize(
+    ("expression", "zone"), [("nonsense", "UTC"), ("* * * * *", "Mars/Base"), ("0 0 30 2 *", "UTC")]
+)
 def test_nonsense_is_refused_where_it_is_declared(expression: str, zone: str) -> None:
-    with pytest.raises(ValueError, match=r"nonsense|Mars"):
+    with pytest.raises(ValueError, match=r"nonsense|Mars|no day"):
         schedule(expression, timezone=zone)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"dya": 1}, {"day": "Monday"}])
+def test_arguments_that_do_not_fit_are_refused_where_they_are_declared(arguments: dict[str, Any]) -> None:
+    @job("reports.of_day", registry=JobRegistry())
+    async def of_day(ctx: JobContext, *, day: int) -> None: ...
+
+    with pytest.raises(ValueError, match="cannot run its job"):
+        cron("* * * * *", **arguments)(of_day)
 
 
 def test_the_job_of_a_slot_is_unique_to_it() -> None:

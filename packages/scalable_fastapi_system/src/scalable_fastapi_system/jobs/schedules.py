@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,6 +21,8 @@ from scalable_fastapi_system.jobs.registry import JobHandler
 from scalable_fastapi_system.jobs.store.clock import database_now
 from scalable_fastapi_system.jobs.store.inserting import insert_jobs
 from scalable_fastapi_system.jobs.tables import cron_runs, cron_schedules
+from scalable_fastapi_system.kit.clock import utc_now
+from scalable_fastapi_system.kit.errors import ValidationException
 from scalable_fastapi_system.kit.ids import new_id
 
 Misfire = Literal["skip", "once", "all"]
@@ -55,6 +57,16 @@ class CronSchedule:
             ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError):
             raise ValueError(f"there is no time zone {self.timezone!r}") from None
+        try:
+            self.next_after(utc_now())
+        except CroniterBadDateError:
+            raise ValueError(f"no day will ever fit {self.expression!r}") from None
+        try:
+            self.job_for(utc_now())
+        except ValidationException as error:
+            raise ValueError(f"the schedule {self.name!r} cannot run its job: {error.message}") from None
+        except NameError:
+            pass  # a type that the module declares further down: what does not fit is found at the first slot
 
     def slots(self, after: datetime, until: datetime) -> list[datetime]:
         """The moments of the schedule after one and up to another, in order; the last 1000 of them."""

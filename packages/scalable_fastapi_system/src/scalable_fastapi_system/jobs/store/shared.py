@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import structlog
 from sqlalchemy import CursorResult, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -24,6 +25,9 @@ from scalable_fastapi_system.jobs.tables import (
     jobs,
     webhook_deliveries,
 )
+from scalable_fastapi_system.kit.errors import ValidationException
+
+_log = structlog.get_logger("jobs.schedules")
 
 _PURGE_BATCH = 1000
 _WORKER_FORGOTTEN_SECONDS = 3600.0
@@ -94,6 +98,9 @@ class SharedStore:
                     hints += await take_due_slots(session, schedule)
             except IntegrityError:
                 continue  # another worker took the slot; ours was rolled back
+            except (ValidationException, ValueError, TypeError):
+                # Its arguments do not fit its handler, or no day fits its expression: the others run all the same.
+                _log.exception("schedule cannot be kept", schedule=schedule.name)
         return hints
 
     async def purge(self, *, older_than: timedelta) -> int:
