@@ -163,7 +163,11 @@ async def test_readiness_knows_its_state(monkeypatch):
     database: Any = FakeDatabase()
     readiness = Readiness(database)
     schema = "behind"
-    monkeypatch.setattr(readiness, "_schema_state", lambda: schema)
+
+    async def schema_state() -> str:
+        return schema
+
+    monkeypatch.setattr(readiness, "_schema_state", schema_state)
     assert "behind" in (await readiness.reason_not_ready(0.0) or "")
     assert readiness.state == "schema"
     schema = "current"

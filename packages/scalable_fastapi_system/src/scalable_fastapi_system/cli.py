@@ -158,7 +158,7 @@ def _revision(arguments: argparse.Namespace, settings: Settings, product: Produc
     if product.migrations is None:
         _say_error("This product has no package for migrations: give Product(migrations=…) one.")
         return 2
-    from scalable_fastapi_system.infra.database.migrate import versions_folder
+    from scalable_fastapi_system.infra.database.schema_state import versions_folder
 
     load_platform_models()
     database = _database(settings, product)

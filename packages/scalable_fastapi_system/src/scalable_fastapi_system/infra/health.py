@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from scalable_fastapi_system.infra.database import DatabaseManager
+from scalable_fastapi_system.infra.database.schema_state import State, schema_state
 
 READY = "ready"
 DRAINING = "draining"
@@ -50,7 +51,7 @@ class Readiness:
             async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
                 if not self._schema_fits:
                     # Once it fits it stays so: a newer schema is accepted, and nothing downgrades under a live process.
-                    state = await asyncio.to_thread(self._schema_state)
+                    state = await self._schema_state()
                     if state not in {"current", "ahead"}:
                         return NO_SCHEMA, f"the schema is {state}: run migrate"
                     self._schema_fits = True
@@ -59,8 +60,6 @@ class Readiness:
             return NO_DATABASE, "the database does not answer"
         return READY, None
 
-    def _schema_state(self) -> str:
-        from scalable_fastapi_system.infra.database.migrate import Migrator
-
-        self._database.ensure_schema()
-        return Migrator(self._database).status().state
+    async def _schema_state(self) -> State:
+        await asyncio.to_thread(self._database.ensure_schema)
+        return await schema_state(self._database)

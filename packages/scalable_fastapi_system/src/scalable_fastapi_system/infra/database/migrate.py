@@ -8,13 +8,12 @@ platform's runs first; the product's tables may refer to the platform's. A datab
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from alembic import command
@@ -27,6 +26,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 import scalable_fastapi_system.migrations as platform_migrations
 from scalable_fastapi_system.infra.database.online import Finding, check_revision
+from scalable_fastapi_system.infra.database.schema_state import (
+    PLATFORM_MIGRATIONS,
+    Revisions,
+    State,
+    state_of,
+    versions_folder,
+)
 
 if TYPE_CHECKING:
     from scalable_fastapi_system.infra.database.manager import DatabaseManager
@@ -40,8 +46,6 @@ _MYSQL_LOCK_NOT_AVAILABLE = 1205
 # Any constant will do as long as every version of the platform uses the same one.
 _LOCK_KEY = 0x5FA5_7A91
 _LOCK_NAME = "scalable_fastapi_system_migrate"
-
-State = Literal["current", "ahead", "behind", "empty"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class Migrator:
         config = Config()
         home = Path(platform_migrations.__file__).parent
         config.set_main_option("script_location", str(home))
-        folders = [home / "versions", *(versions_folder(package) for package in self._database.migrations)]
+        folders = [versions_folder(package) for package in (PLATFORM_MIGRATIONS, *self._database.migrations)]
         config.set_main_option("path_separator", "newline")
         config.set_main_option("version_locations", "\n".join(str(folder) for folder in folders))
         return config
@@ -152,14 +156,8 @@ class Migrator:
         applied = MigrationContext.configure(connection).get_current_heads()
         connection.rollback()  # looking must not leave a transaction open
         heads = tuple(scripts.get_heads())
-        known = {script.revision for script in scripts.walk_revisions()}
-        state: State
-        if not applied:
-            state = "empty"
-        elif any(revision not in known for revision in applied):
-            state = "ahead"
-        else:
-            state = "current" if set(heads) <= set(applied) else "behind"
+        known = frozenset(script.revision for script in scripts.walk_revisions())
+        state = state_of(applied, Revisions(known, frozenset(heads)))
         return SchemaStatus(state, tuple(sorted(applied)), tuple(sorted(heads)))
 
     def _config_for(self, connection: Connection, **attributes: Any) -> Config:
@@ -270,11 +268,3 @@ def _is_lock_refused(error: OperationalError) -> bool:
     if getattr(original, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
         return True
     return bool(getattr(original, "args", ())) and original.args[0] == _MYSQL_LOCK_NOT_AVAILABLE
-
-
-def versions_folder(package: str) -> Path:
-    """Where a migration package keeps its revisions."""
-    module = importlib.import_module(package)
-    if module.__file__ is None:
-        raise ImportError(f"{package} is not a package with an __init__.py")
-    return Path(module.__file__).parent / "versions"
