@@ -16,6 +16,8 @@ from tests.bench.stores import Stores
 
 _WARM_UP_SECONDS = 2
 _PAUSE_SECONDS = 0.4
+_REST_SECONDS = 30.0
+_AT_REST = 0.1  # of a core
 _MIB = 1024 * 1024
 
 
@@ -64,12 +66,12 @@ def measure(turns: Sequence[Turn], plan: Plan, stores: Stores) -> list[Figure]:
         for turn, figures in zip(turns, taken, strict=True):
             turn.server.child.thaw()
             figure = _take(turn, _WARM_UP_SECONDS if number == 0 else plan.seconds, stores)
-            time.sleep(_PAUSE_SECONDS)  # it finishes what wrk left under way
+            _await_rest(turn.server)
             turn.server.child.freeze()
             if number > 0:
                 figures.append(figure)
             say(
-                f"{'warm-up' if number == 0 else f'round {number}'} {turn.name:40} "
+                f"{'warm-up' if number == 0 else f'round {number}'} {turn.name:40} {turn.connections:4} connections "
                 f"{figure.per_second:7.0f}/s {figure.cpu_us:6.0f} µs"
             )
     return [middle(figures) for figures in taken]
@@ -107,6 +109,18 @@ def _take(turn: Turn, seconds: int, stores: Stores) -> Figure:
         refused=outcome.refused / count,
         broken=(outcome.bad - outcome.refused) / count,
     )
+
+
+def _await_rest(server: Server) -> None:
+    """Until it has finished what wrk left under way; after half a minute the next turn begins all the same."""
+    deadline = time.monotonic() + _REST_SECONDS
+    used = server.cpu_seconds()
+    while time.monotonic() < deadline:
+        time.sleep(_PAUSE_SECONDS)
+        before, used = used, server.cpu_seconds()
+        if used - before < _AT_REST * _PAUSE_SECONDS:
+            return
+    say(f"{server.name} was still at work after {_REST_SECONDS:.0f} s")
 
 
 def _store_seconds(stores: Stores) -> float:
