@@ -26,7 +26,7 @@ from tests.bench.works import Work
 
 SEEDED_ITEMS = 10_000
 READER, WRITER = "reader", "writer"
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _TOKEN_SECONDS = 24 * 3600
 _PASSWORD = "correct-horse-battery-staple-7"
 SEED_ITEMS = (

@@ -52,7 +52,12 @@ def main() -> int:
                 say(f"growth with {name}")
                 load_before = os.getloadavg()[0]
                 table = DIMENSIONS[name](stores, plan)
-                body = f"{table} {tables.conditions(plan)}\n\n{sections.origin(command, load_before)}"
+                conditions = (
+                    tables.conditions(plan, cores=processes.CORES)
+                    if name == "processes"
+                    else tables.conditions(plan)
+                )
+                body = f"{table} {conditions}\n\n{sections.origin(command, load_before)}"
                 print(f"\n{body}\n", flush=True)
                 if arguments.write:
                     sections.write(f"growth-{name}", body)

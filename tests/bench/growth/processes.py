@@ -1,4 +1,4 @@
-"""More processes of the API: on the cores that there are, the last of which the load and the stores share."""
+"""More processes of the API: on the cores that there are, one of which the load and the stores share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.bench.stores import Stores
 from tests.bench.works import ME, READ
 
 COUNTS = (1, 2, 4)
+CORES = "each process on a core as far as there are cores, wrk and the stores on one of them"
 
 
 def grow(stores: Stores, plan: Plan) -> list[tuple[int, str, Figure]]:

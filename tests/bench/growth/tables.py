@@ -84,12 +84,11 @@ def of_processes(taken: Sequence[tuple[int, str, Figure]]) -> str:
     return f"{markdown(head, rows, words=2)}\n\n{noise(figure for _, _, figure in taken)}"
 
 
-def conditions(plan: Plan) -> str:
+def conditions(
+    plan: Plan, *, cores: str = "one process on a core of its own, wrk and the stores on the other"
+) -> str:
     """How each figure came about."""
-    return (
-        f"Medians of {plan.rounds} rounds of {plan.seconds} s, 32 connections where nothing else is said, one process on a "
-        f"core of its own, wrk and the stores on the other."
-    )
+    return f"Medians of {plan.rounds} rounds of {plan.seconds} s, 32 connections where nothing else is said, {cores}."
 
 
 def share(figure: Figure) -> str:
