@@ -55,7 +55,8 @@ def test_what_it_builds_and_mounts_is_there(compose: dict[str, Any]) -> None:
 def test_the_stores_are_the_charts(compose: dict[str, Any], values: dict[str, Any]) -> None:
     for store in ("postgres", "redis"):
         image = values[store]["image"]
-        assert compose["services"][store]["image"] == f"{image['repository']}:{image['tag']}"
+        default = f"{image['repository']}:{image['tag']}"
+        assert compose["services"][store]["image"] == f"${{{store.upper()}_IMAGE:-{default}}}"
 
 
 @pytest.mark.parametrize("service", OURS)
@@ -65,6 +66,13 @@ def test_our_containers_have_no_rights(compose: dict[str, Any], service: str) ->
     assert settings["cap_drop"] == ["ALL"]
     assert "privileged" not in settings
     assert "ports" not in settings, "nginx alone is reached from outside"
+
+
+def test_nobody_but_a_registry_of_choice_is_asked_for_our_images(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert services["migrate"]["image"] == services["api"]["image"]
+    assert services["migrate"]["pull_policy"] == "never"
+    assert all("build" in services[name] for name in ("api", "worker"))
 
 
 def test_every_secret_is_asked_for_and_none_is_written_down(compose: dict[str, Any]) -> None:
