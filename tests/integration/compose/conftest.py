@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import os
 import secrets
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -58,6 +60,7 @@ class Edge:
             ("http2 on;", ""),  # Debian's nginx knows it only as a word of `listen`
             ("http://api:8000", self.api.url),
             ("/run/nginx.pid", str(self._folder / "nginx.pid")),
+            ("/run/https_port.con", f"{self._folder}/https_port.con"),
             ("access_log /dev/stdout", f"access_log {self._folder / 'access.log'}"),
             ("_path /tmp/", f"_path {self._folder}/"),
         ):
@@ -77,6 +80,17 @@ class Edge:
             lambda: not self._child.is_running or self._answers(), timeout_seconds=30, what="nginx serves"
         )
         assert self._child.is_running, (self._folder / "nginx.log").read_text()
+
+    def name_tls_port(self, service: dict[str, Any], port: str) -> None:
+        """What the command of compose.yaml does before it starts nginx; nginx then reads its configuration again."""
+        *_, script = service["command"]
+        written, found, _ = script.replace("$$", "$").partition("exec nginx")
+        assert found
+        assert "/run/" in written
+        subprocess.run(
+            ["sh", "-euc", written.replace("/run/", f"{self._folder}/")], check=True, env={"HTTPS_PORT": port}
+        )
+        os.kill(int((self._folder / "nginx.pid").read_text()), signal.SIGHUP)
 
     def stop(self) -> None:
         """Ends it."""

@@ -10,7 +10,9 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import yaml
 
+from hack.dev.layout import REPOSITORY
 from tests.integration.compose.conftest import Edge
 from tests.support.service_processes import await_true
 
@@ -55,12 +57,29 @@ def test_a_user_signs_in_and_is_known_over_tls(edge: Edge, token: str) -> None:
     assert "Server" not in headers or "/" not in headers["Server"]
 
 
-def test_plain_http_is_sent_to_tls(edge: Edge) -> None:
+def plain_http(edge: Edge) -> bytes:
     with socket.create_connection(("127.0.0.1", edge.plain_port), timeout=30) as plain:
-        plain.sendall(b"GET /users/me?a=1 HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n")
-        answer = plain.makefile("rb").read()
+        plain.sendall(
+            b"GET /users/me?a=1 HTTP/1.1\r\nHost: api.example.com:8080\r\nConnection: close\r\n\r\n"
+        )
+        return plain.makefile("rb").read()
+
+
+def test_plain_http_is_sent_to_tls(edge: Edge) -> None:
+    answer = plain_http(edge)
     assert answer.startswith(b"HTTP/1.1 308 ")
     assert b"Location: https://api.example.com/users/me?a=1\r\n" in answer
+
+
+def test_the_way_to_tls_names_a_port_that_is_not_443(edge: Edge) -> None:
+    nginx = yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))["services"]["nginx"]
+    edge.name_tls_port(nginx, "443")
+    assert b"Location: https://api.example.com/users/me?a=1\r\n" in plain_http(edge)
+    edge.name_tls_port(nginx, "127.0.0.1:8443")
+    await_true(
+        lambda: b"Location: https://api.example.com:8443/users/me?a=1\r\n" in plain_http(edge),
+        what="nginx reads its configuration again",
+    )
 
 
 def test_old_tls_is_refused(edge: Edge) -> None:
