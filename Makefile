@@ -130,7 +130,12 @@ e2e: $(SETUP) ## Run the end-to-end tests as a client of a cluster, made for the
 compose: ## Start everything with Docker Compose, behind nginx with TLS (HTTPS_PORT=443)
 	@compose/init
 	docker compose --env-file compose/.env up --build --detach --wait
-	@echo "The API answers at https://localhost:$${HTTPS_PORT:-443} (docs/compose.md)"
+	@echo "The API answers at https://localhost:$$(docker compose --env-file compose/.env port nginx 8443 | sed 's/.*://') (docs/compose.md)"
+
+.PHONY: compose-upgrade
+compose-upgrade: ## Build the images anew and put them in place without a gap (docs/compose.md)
+	docker compose --env-file compose/.env build
+	@compose/upgrade
 
 .PHONY: compose-down
 compose-down: ## Stop what Compose started; its data stays
