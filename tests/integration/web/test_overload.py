@@ -20,6 +20,7 @@ from hack.dev.ports import HOST, find_free
 
 ROOM = 20
 STREAMS = 30
+SOME = 3
 SETTINGS = Settings(
     _env_file=None,
     environment="test",
@@ -136,14 +137,25 @@ async def test_room_comes_back_with_every_request_that_ends_however_it_ends(
                 await asyncio.sleep(0.01)
 
 
+async def in_progress(http: httpx.AsyncClient) -> float:
+    text = (await http.get("/metrics")).text
+    (line,) = [line for line in text.splitlines() if line.startswith("http_requests_inprogress ")]
+    return float(line.split()[1])
+
+
 async def test_streams_take_no_room_of_others_and_have_a_bound_of_their_own(
     http: httpx.AsyncClient, gate: Gate
 ) -> None:
     followed = [asyncio.create_task(http.get("/stream")) for _ in range(STREAMS)]
-    await gate.until_inside(STREAMS)
+    asked = [asyncio.create_task(http.get("/gate")) for _ in range(SOME)]
+    await gate.until_inside(STREAMS + SOME)
+    # nor are they among the requests by which pods are scaled
+    async with asyncio.timeout(60):
+        while await in_progress(http) != SOME:
+            await asyncio.sleep(0.05)
     assert (await http.get("/")).status_code == 200
     assert (await http.get("/stream")).status_code == 503
 
     gate.opened.set()
-    assert {answer.status_code for answer in await asyncio.gather(*followed)} == {200}
+    assert {answer.status_code for answer in await asyncio.gather(*followed, *asked)} == {200}
     assert (await http.get("/stream")).status_code == 200

@@ -109,7 +109,7 @@ class PlatformMiddleware:
         self._streams = 0  # of those, the ones that follow events: they are at work for a moment now and then
         self._stream_room = api.max_event_streams
         if metrics is not None:
-            metrics.watch_in_progress(lambda: self._at_work)
+            metrics.watch_in_progress(self._taking_room)
             for method, facts in self._routes.prepare():
                 metrics.prepare(method, facts.template)
         self._slow_client_seconds = api.slow_client_seconds
@@ -167,7 +167,7 @@ class PlatformMiddleware:
         facts = exchange.facts
         if self._hosts is not None and not self._hosts.allows(exchange.host) and not facts.is_probe:
             raise APIException("This host is not served here", 400, "UNKNOWN_HOST")
-        is_full = self._at_work - self._waiting - self._streams > self._room
+        is_full = self._taking_room() > self._room
         if facts.timeout_seconds is None:
             is_full = is_full or self._streams >= self._stream_room
         if is_full and not facts.is_probe:
@@ -204,6 +204,10 @@ class PlatformMiddleware:
             if not limit.expired():
                 raise
             raise ServiceUnavailableException("The request took too long and was ended") from error
+
+    def _taking_room(self) -> int:
+        """Requests that keep the process or its stores busy: by them it refuses, and by them pods are scaled."""
+        return self._at_work - self._waiting - self._streams
 
     async def _run_endpoint_or_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: _Exchange = scope["state"]["exchange"]
