@@ -147,6 +147,15 @@ def test_apis_that_are_there_are_no_problem(ask, cluster):
     assert "The cluster has ScaledObject" in answer.of("cluster", "ok")
 
 
+def test_a_custom_metric_that_nobody_serves_is_told_also_where_others_are(ask, cluster):
+    expected = ("--release", "sfs", "--expect", "requests-in-flight")
+    assert "api.autoscaling.targetRequestsInFlight" in ask(*expected).of("cluster", "problem")
+    cluster["/apis/custom.metrics.k8s.io/v1beta1"] = resources("pods/packets_per_second")
+    assert "custom metric http_requests_inprogress" in ask(*expected).of("cluster", "problem")
+    cluster["/apis/custom.metrics.k8s.io/v1beta1"] = resources("pods/http_requests_inprogress")
+    assert ask(*expected).problems == []
+
+
 def test_labels_that_no_prometheus_selects_are_told_with_the_ones_that_it_wants(ask, monitored):
     answer = ask("--release", "sfs", "--expect", "servicemonitor")
     problem = answer.of("cluster", "problem")

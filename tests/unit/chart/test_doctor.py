@@ -32,6 +32,7 @@ def test_it_is_told_what_the_release_relies_on():
     assert {
         "--release=sfs",
         "--expect=metrics",
+        "--expect=requests-in-flight",
         "--expect=scaledobject",
         "--expect=servicemonitor",
         "--expect=prometheusrule",

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-from tests.unit.chart.helm import CHART, REPOSITORY, helm
+from tests.unit.chart.helm import CHART, REPOSITORY, helm, render
 
 K8S = REPOSITORY / "k8s"
 
@@ -35,6 +35,17 @@ def test_a_gitops_example_renders_twice_the_same_and_makes_no_secret(tmp_path, e
     renders = [helm("template", name, str(CHART), "--values", str(file)) for _ in range(2)]
     assert renders[0] == renders[1]
     assert "kind: Secret\n" not in renders[0]
+
+
+def test_the_adapter_is_told_of_the_metric_that_the_autoscaler_asks_for():
+    folder = K8S / "examples/prometheus-adapter"
+    (rule,) = yaml.safe_load((folder / "adapter-values.yaml").read_text())["rules"]["custom"]
+    (_, metric) = render(files=[folder / "values.yaml"]).one("HorizontalPodAutoscaler", "-api")["spec"][
+        "metrics"
+    ]
+    assert rule["seriesQuery"].startswith(f"{metric['pods']['metric']['name']}{{")
+    # what the ServiceMonitors label each sample with, and what they stand for
+    assert rule["resources"]["overrides"] == {name: {"resource": name} for name in ("namespace", "pod")}
 
 
 def kustomized(folder):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import CollectorRegistry
 from scalable_fastapi_system.doctor.postgres_checks import PLAIN_CONNECTIONS, WORKER_CONNECTIONS
+from scalable_fastapi_system.infra.metrics import MetricsManager
 from scalable_fastapi_system.jobs.states import JobState
 from scalable_fastapi_system.jobs.tables import jobs
 
@@ -36,6 +38,21 @@ def test_the_autoscaler_measures_the_one_container_and_has_a_behavior(name):
     assert metric["containerResource"]["container"] == name
     assert metric["containerResource"]["target"]["averageUtilization"] == 70
     assert set(found["spec"]["behavior"]) == {"scaleUp", "scaleDown"}
+
+
+def test_requests_in_flight_are_measured_beside_cpu_where_they_are_asked_for():
+    found = render("default", {"api.autoscaling.targetRequestsInFlight": 20})
+    cpu, requests = found.one("HorizontalPodAutoscaler", "-api")["spec"]["metrics"]
+    assert cpu["containerResource"]["name"] == "cpu"
+    assert requests == {
+        "type": "Pods",
+        "pods": {
+            "metric": {"name": "http_requests_inprogress"},
+            "target": {"type": "AverageValue", "averageValue": "20"},
+        },
+    }
+    MetricsManager(registry := CollectorRegistry())
+    assert registry.get_sample_value(requests["pods"]["metric"]["name"]) == 0
 
 
 def test_one_worker_is_scaled_by_one_thing():

@@ -42,6 +42,13 @@ APIS: Mapping[str, Api] = {
         "the metrics API",
         "Install metrics-server: without it no autoscaler on CPU does anything.",
     ),
+    "requests-in-flight": Api(
+        "custom.metrics.k8s.io/v1beta1",
+        "pods/http_requests_inprogress",
+        "the custom metric http_requests_inprogress of pods",
+        "Install prometheus-adapter with the rule of k8s/examples/prometheus-adapter, or leave "
+        "api.autoscaling.targetRequestsInFlight empty: without the metric the API is never scaled down.",
+    ),
     "servicemonitor": Api(
         "monitoring.coreos.com/v1",
         "servicemonitors",
