@@ -2,83 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from tests.e2e.pods import ended, phase, pod
-from tests.e2e.system import System, until
+from tests.e2e.load import COMPONENTS, fixed_size, nothing_failed, steady_load, uids
+from tests.e2e.system import until
 
 pytestmark = pytest.mark.e2e
 
 ROLLOUTS = 5
-COMPONENTS = ("api", "worker")
-SCRIPT = Path(__file__).with_name("steady_load.py").read_text()
-
-
-class Load:
-    """A pod that calls the API through its Service; see `steady_load.py`."""
-
-    def __init__(self, system: System, name: str) -> None:
-        self._system, self._name = system, name
-
-    def counts(self) -> Any:
-        """Requests so far, by kind of connection; None until there are some of each."""
-        lines = self._system.kubectl("logs", self._name, "--tail=1").splitlines()
-        counts = json.loads(lines[-1]) if lines else {"kept": 0, "fresh": 0}
-        return counts if counts["kept"] and counts["fresh"] else None
-
-    def more_than(self, before: Any) -> Any:
-        """Counts, once requests of both kinds have been answered since those."""
-
-        def look() -> Any:
-            now = self.counts()
-            return now if all(now[kind] > before[kind] for kind in ("kept", "fresh")) else None
-
-        return until(look, 120, "requests are answered")
-
-    def end(self) -> Any:
-        """Everything that it saw."""
-        self._system.kubectl("exec", self._name, "--", "touch", "/tmp/stop")
-        assert ended(self._system, self._name, 180) == "Succeeded"
-        return json.loads(self._system.kubectl("logs", self._name, "--tail=1"))
-
-
-@contextmanager
-def steady_load(system: System, token: str) -> Iterator[Load]:
-    command = ["python", "-c", SCRIPT, f"{system.fullname}-api", "8000", token]
-    with pod(system, f"load-{secrets.token_hex(3)}", command) as name:
-        load = Load(system, name)
-        until(lambda: phase(system, name) != "Pending", 120, "the load's pod runs")
-        until(load.counts, 120, "the load has begun")
-        yield load
-
-
-@contextmanager
-def fixed_size(system: System) -> Iterator[None]:
-    """The autoscaler keeps the number of API pods: a load is not to make this a test of scaling."""
-    name = f"{system.fullname}-api"
-    spec = system.get("hpa", name)["spec"]
-
-    def most(pods: int) -> None:
-        system.kubectl("patch", "hpa", name, "--patch", json.dumps({"spec": {"maxReplicas": pods}}))
-
-    most(spec["minReplicas"])
-    try:
-        system.api_at_rest()
-        yield
-    finally:
-        most(spec["maxReplicas"])
-
-
-def uids(system: System) -> set[str]:
-    return {pod["metadata"]["uid"] for component in COMPONENTS for pod in system.pods(component)}
 
 
 def test_rollouts_under_load_fail_no_request_and_lose_no_job(system, user):
@@ -100,17 +31,5 @@ def test_rollouts_under_load_fail_no_request_and_lose_no_job(system, user):
         load.more_than(load.counts())
         seen = load.end()
 
-    said = {key: value for key, value in seen.items() if key != "tasks"}
-    print(json.dumps(said))
-    assert seen["failed"] == 0, said
-    # kept-alive ones were used again and again: each caller's, and a few for each pod that left
-    assert seen["connections"] - seen["fresh"] < seen["kept"] / 5, said
+    nothing_failed(system, user, seen)
     assert len(seen["tasks"]) > ROLLOUTS
-    # through a new port-forward: the old one led to a pod that has left
-    with system.api() as client:
-        same = replace(user, client=client)
-        for task in seen["tasks"]:
-            same.finished(task, 120)
-            # no worker was killed in mid-job: what it could not end in time it handed back
-            unsuccessful = same.data("GET", f"/tasks/{task}/attempts")
-            assert {one["outcome"] for one in unsuccessful} <= {"interrupted"}, unsuccessful
