@@ -83,7 +83,9 @@ class System(Release):
     def upgrade(self, *arguments: str | Path) -> None:
         """Another revision with the values of the last one and what the arguments say."""
         chart = Path(__file__).parents[2] / "charts" / "scalable-fastapi-system"
-        self.helm("upgrade", self.name, chart, "--reuse-values", "--wait", "--timeout", "10m", *arguments)
+        self.helm(
+            "upgrade", self.name, chart, "--reset-then-reuse-values", "--wait", "--timeout", "10m", *arguments
+        )
 
     @contextmanager
     def forward(self, target: str, port: int) -> Iterator[str]:
