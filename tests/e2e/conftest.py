@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 import httpx
 import pytest
 
-from tests.e2e.prometheus import Prometheus
+from tests.e2e.prometheus import Prometheus, cluster_prometheus
 from tests.e2e.system import System, User, from_environment, register
 
 _systems: list[System] = []
@@ -66,12 +65,8 @@ def prometheus_if_there(system: System, add_ons: frozenset[str]) -> Iterator[Pro
     if "prometheus" not in add_ons:
         yield None
         return
-    monitoring = replace(system, namespace="monitoring")
-    with (
-        monitoring.forward("service/prometheus-operated", 9090) as url,
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
-        yield Prometheus(client, system)
+    with cluster_prometheus(system) as prometheus:
+        yield prometheus
 
 
 @pytest.fixture

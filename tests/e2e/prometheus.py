@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -24,6 +27,11 @@ class Prometheus:
 
     def query(self, expression: str) -> list[Any]:
         return list(self.get("query", query=expression)["result"])
+
+    def over_time(self, expression: str, began: float, step_seconds: int) -> list[Any]:
+        """The series from a time (Unix seconds) until now."""
+        window = {"start": str(began), "end": str(time.time()), "step": str(step_seconds)}
+        return list(self.get("query_range", query=expression, **window)["result"])
 
     def up(self, system: System) -> dict[str, str]:
         """Pod -> `up`, `down` or `unknown`, of a release's scraped pods."""
@@ -52,3 +60,14 @@ class Prometheus:
             for alert in self.get("alerts")["alerts"]
             if alert["state"] == "firing" and alert["labels"].get("namespace") == self.system.namespace
         }
+
+
+@contextmanager
+def cluster_prometheus(system: System) -> Iterator[Prometheus]:
+    """A client of it, through a port-forward of its own."""
+    monitoring = replace(system, namespace="monitoring")
+    with (
+        monitoring.forward("service/prometheus-operated", 9090) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        yield Prometheus(client, system)

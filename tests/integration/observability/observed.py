@@ -31,7 +31,8 @@ PATIENCE_SECONDS = 60.0
 STEP_SECONDS = 1
 SETTING = re.compile(r"^[A-Za-z_]+__\w+$|^ENVIRONMENT$", re.IGNORECASE)
 
-# Room for few followers of tasks and a small rate, so that a small load meets both limits; cheap passwords.
+# Room for few followers of tasks and a small rate, so that a small load meets both limits (tests/e2e/values.yaml has the
+# same for the cluster); cheap passwords.
 ROOM = 4
 LIMITED_ROUTE, LIMITED_RATE = "GET /tasks", 5
 SETTINGS = {

@@ -4,14 +4,13 @@ series that an alert asks for is there. What can only be there in a cluster is n
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import pytest
 
+from tests.integration.observability.asked import asked, figures
 from tests.integration.observability.observed import Observed, observed, until
 from tests.integration.observability.traffic import Traffic
 from tests.support.stores import Stores
@@ -23,7 +22,6 @@ from tests.unit.monitoring.promql import (
     alerts,
     dashboards,
     filled,
-    panels,
     rules,
 )
 
@@ -39,7 +37,6 @@ ONLY_IN_A_CLUSTER = {
 FIRES = {"JobsFailing"}  # what the load is meant to set off
 # With a scrape a second, what Grafana would take at the usual 15 s is four scrapes here as there.
 VARIABLES = {"$__rate_interval": "5s"}
-FALLBACK = " or vector(0)"
 
 
 @pytest.fixture(scope="module")
@@ -50,27 +47,9 @@ def system(stores: Stores) -> Iterator[Observed]:
         yield running
 
 
-def asked() -> list[Any]:
-    """Each query of each panel, without the zero that some show in place of nothing; and whether it is a table's."""
-    return [
-        pytest.param(
-            Query(name, panel["title"], filled(target["expr"], VARIABLES).removesuffix(FALLBACK)),
-            panel["type"] == "table",
-            id=f"{name}: {panel['title']} {target['refId']}",
-        )
-        for name, dashboard in dashboards().items()
-        for panel in panels(dashboard)
-        for target in panel["targets"]
-    ]
-
-
-def figures(series: list[dict[str, Any]]) -> list[float]:
-    """The numbers in an answer; NaN and infinities are shown as nothing."""
-    values = [value for one in series for _, value in one.get("values") or [one["value"]]]
-    return [number for number in map(float, values) if math.isfinite(number)]
-
-
-@pytest.mark.parametrize(("query", "is_table"), asked())
+@pytest.mark.parametrize(
+    ("query", "is_table"), [pytest.param(*one, id=name) for name, *one in asked(VARIABLES)]
+)
 def test_a_panel_has_data(system: Observed, query: Query, is_table: bool) -> None:
     look = system.instant if is_table else system.over_time
     until(lambda: figures(look(query.expr)), f"data for {query}: {query.expr}")
@@ -131,7 +110,9 @@ def test_the_alert_that_the_load_sets_off_fires_and_no_other(system: Observed) -
         return {one["labels"]["alertname"] for one in found if one["state"] == "firing"}
 
     until(lambda: firing() >= FIRES, f"{FIRES} fires")
-    assert firing() == FIRES
+    # the load overdraws budgets as well, of which an alert tells after two minutes: sooner than a slow machine is here
+    budgets = {name for name in alerts() if name.endswith("BudgetBurn")}
+    assert firing() - budgets == FIRES
 
 
 @pytest.mark.parametrize("name", dashboards())

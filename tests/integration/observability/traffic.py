@@ -1,11 +1,13 @@
 """A small load that meets everything which a dashboard shows: each class of status, jobs that end well and badly, jobs that
 wait, a rate limit, a full process, the cache. What it is to cause is checked as it goes: a load that causes nothing proves nothing.
+
+The system must have few places for followers and a small rate (`ROOM`, `LIMITED_RATE`), so that a small load meets both limits.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import vega_datasets
@@ -15,7 +17,6 @@ from tests.integration.observability.observed import (
     LIMITED_ROUTE,
     ROOM,
     NotObservedError,
-    Observed,
     until,
 )
 
@@ -23,6 +24,22 @@ PASSWORD = "correct-horse-battery"
 BAD_TABLES = 8  # more than JobsFailing bears
 GOOD_TABLES = 4
 QUEUE = "default"
+
+
+class Watched(Protocol):
+    """A system with a Prometheus that scrapes it: addresses of one process of the API and one of the worker."""
+
+    @property
+    def api_url(self) -> str: ...
+
+    @property
+    def worker_url(self) -> str: ...
+
+    def manage(self, *arguments: str) -> str:
+        """What an operator's command prints."""
+
+    def instant(self, expr: str) -> list[dict[str, Any]]:
+        """The series of an instant vector, now."""
 
 
 def expect(answer: httpx.Response, status: int) -> httpx.Response:
@@ -36,7 +53,7 @@ def expect(answer: httpx.Response, status: int) -> httpx.Response:
 class Traffic:
     """One user of the system."""
 
-    def __init__(self, system: Observed, *, user: str = "ada") -> None:
+    def __init__(self, system: Watched, *, user: str = "ada") -> None:
         self._system = system
         self._user = user
         self._client = httpx.Client(base_url=system.api_url, timeout=60)

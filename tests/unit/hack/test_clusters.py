@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hack.clusters import images, providers
-from hack.clusters.cli import parser
+from hack.clusters.cli import E2E_VALUES, parser
 from hack.clusters.providers import Hostkube, Kind, choose
 from hack.tools.common import REPOSITORY, ToolError
+from tests.integration.observability.observed import LIMITED_RATE, LIMITED_ROUTE, ROOM
 
 
 @pytest.fixture
@@ -99,3 +102,9 @@ def test_a_provider_has_values_for_the_chart(provider):
 def test_arguments_for_pytest_go_through():
     options = parser().parse_args(["e2e", "--keep", "--", "-k", "scaling"])
     assert (options.keep, options.pytest) == (True, ["-k", "scaling"])
+
+
+def test_the_installation_to_test_has_the_limits_that_the_load_for_its_dashboards_meets():
+    settings = yaml.safe_load(E2E_VALUES.read_text())["config"]
+    assert settings["API__MAX_EVENT_STREAMS"] == ROOM
+    assert json.loads(settings["RATE_LIMIT__ROUTES"]) == {LIMITED_ROUTE: f"{LIMITED_RATE}/minute"}
