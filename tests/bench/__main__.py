@@ -1,4 +1,4 @@
-"""`python -m tests.bench [compare]`: the platform beside its limits."""
+"""`python -m tests.bench`: the platform beside its limits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hack.dev.errors import DevError
-from tests.bench import report
+from tests.bench import document, report
 from tests.bench.compare import Plan, compare
 from tests.bench.load import MAX_SECONDS
 from tests.bench.machine import check_machine, describe
+from tests.bench.picture import picture
 from tests.bench.stores import Stores
 from tests.bench.works import TARGETS, WORKS
+
+_IMAGE = "![Requests a second by work and target](images/bench.svg)"
 
 
 def main() -> int:
@@ -30,6 +33,9 @@ def main() -> int:
     parser.add_argument("--postgres", help="a running server's URL, of a role that makes databases")
     parser.add_argument("--redis", help="a running server's URL")
     parser.add_argument("--json", type=Path, help="writes every sample there")
+    parser.add_argument(
+        "--write", action="store_true", help="writes table and picture into docs/performance.md"
+    )
     arguments = parser.parse_args()
     plan = Plan(
         targets=_known(parser, arguments.targets, TARGETS),
@@ -53,6 +59,11 @@ def main() -> int:
     if arguments.json:
         facts = {**describe(), "at": datetime.now(UTC).isoformat(), "load_before": load_before}
         arguments.json.write_text(json.dumps({**facts, "rows": [row.as_json() for row in rows]}, indent=1))
+    if arguments.write:
+        (document.IMAGES / "bench.svg").write_text(picture(rows), encoding="utf-8")
+        measured = document.provenance("bench", sys.argv[1:], load_before=load_before)
+        conditions = document.paragraph(f"{measured} {report.conditions(rows, plan)}")
+        document.write_section("compare", f"{conditions}\n\n{_IMAGE}\n\n{report.table(rows)}")
     problems = report.failures(rows)
     for problem in problems:
         print(f"not reached: {problem}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.bench.compare import Plan, Row
+from tests.bench.works import TITLES
 
 _HEAD = (
     "work",
@@ -29,7 +30,7 @@ def table(rows: Sequence[Row]) -> str:
         spread = (max(rates) - min(rates)) / row.middle("per_second")
         cells = [
             row.work.title if row.work.title != previous else "",
-            row.target,
+            TITLES[row.target],
             f"{row.middle('per_second'):.0f}",
             f"{spread:.0%}",
             f"{row.middle('p50_ms'):.1f}",
@@ -51,7 +52,7 @@ def conditions(rows: Sequence[Row], plan: Plan) -> str:
     """How the figures came about, and how quiet the machine was."""
     samples = [sample for row in rows for sample in row.samples]
     return (
-        f"{plan.rounds} rounds of {plan.seconds} s for each figure, {plan.connections} connections, one process on a core "
+        f"{plan.rounds} round{'s' if plan.rounds > 1 else ''} of {plan.seconds} s for each figure, {plan.connections} connections, one process on a core "
         f"of its own, wrk and the stores on the other. Other programs took at most "
         f"{max(sample.foreign_percent for sample in samples):.0f} % of a core during a figure, the hypervisor at most "
         f"{max(sample.steal_percent for sample in samples):.0f} %."
