@@ -8,6 +8,7 @@ They see what is committed and nothing of an open transaction: what belongs toge
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -88,8 +89,13 @@ class _Direct:
         if not pool._queue.empty():
             return await getattr(pool, method)(self._sql, *arguments)
         # Every connection is at work. A wait has to end, and its clock costs too much to run where there is none.
-        async with pool.acquire(timeout=database.settings.database.pool_timeout_seconds) as connection:
+        # The pool's own would make a task of each wait: just when there are many.
+        async with asyncio.timeout(database.settings.database.pool_timeout_seconds):
+            connection = await pool.acquire()
+        try:
             return await getattr(connection, method)(self._sql, *arguments)
+        finally:
+            await pool.release(connection)
 
     async def _on_engine(self, database: DatabaseManager, values: dict[str, Any]) -> tuple[list[Row], int]:
         """The rows, and how many the statement touched."""
