@@ -1,13 +1,46 @@
-"""uvicorn under gunicorn: uvloop, httptools, and the shutdown that the settings ask for."""
+"""uvicorn under gunicorn: uvloop, httptools, quick accepting, and the shutdown that the settings ask for."""
 
 from __future__ import annotations
 
+import gc
+import socket
+import sys
 from typing import Any
 
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped] # its package has no types
 from scalable_fastapi_system.infra.settings import load_settings
+from scalable_fastapi_system.web.acceptor import MOST_AT_ONCE, Acceptor
+from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
 _settings = load_settings()
+
+
+class AcceptingServer(Server):
+    """uvicorn's server, whose connections bring those with them that wait behind them."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, on sockets that are open already."""
+        await super().startup(sockets)
+        protocol: Any = self.config.http_protocol_class
+
+        def make_taken() -> Any:
+            taken = protocol(
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            taken.acceptor = None  # it brings no others: one in a turn of the loop does
+            return taken
+
+        protocol.acceptor = Acceptor(
+            sockets or [],
+            make_taken,
+            tls=self.config.ssl,
+            most_at_once=max(1, MOST_AT_ONCE // _settings.api.workers),  # the others are to have some
+        )
+        # What is there now stays: a full collection that goes over all of it stops the process for a tenth of a second,
+        # and the more requests are at work, the more often there is one.
+        gc.collect()
+        gc.freeze()
 
 
 class ServiceWorker(UvicornWorker):  # type: ignore[misc] # its package has no types
@@ -26,3 +59,12 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc] # its package has no t
         # Addresses are judged by the platform against SECURITY__TRUSTED_PROXIES, for limits and audit alike.
         "proxy_headers": False,
     }
+
+    async def _serve(self) -> None:
+        """As the parent's, with our server."""
+        self.config.app = self.wsgi
+        server = AcceptingServer(config=self.config)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)

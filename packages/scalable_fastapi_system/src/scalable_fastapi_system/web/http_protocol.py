@@ -31,6 +31,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.ids import new_request_id
+from scalable_fastapi_system.web.acceptor import Acceptor
 from scalable_fastapi_system.web.envelope import to_json
 from scalable_fastapi_system.web.problems import MEDIA_TYPE, problem_body
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
@@ -79,6 +80,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     max_head_bytes: int
     refusal_headers: bytes
     leave_seconds: float
+    acceptor: Acceptor | None = None  # takes the connections that wait behind this one
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -95,6 +97,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         super().connection_made(transport)
         self._timer = self.loop.call_later(self.seconds_between_looks, self._look)
+        if self.acceptor is not None:
+            self.acceptor.take_more()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_looks()
