@@ -1,13 +1,13 @@
 """uvicorn's HTTP protocol with what it lacks against slow clients: limits for a request's head and for unread answers.
 
 uvicorn waits for ever for the rest of a request's head, and for a client that does not read. Here each connection is
-looked at four times in `API__SLOW_CLIENT_SECONDS`. One that has waited for its client at four looks in a row, for
+looked at four times in nine tenths of `API__SLOW_CLIENT_SECONDS`. One that has waited for its client at four looks in a row, for
 
 - the head of a request (also where it trickles in), or the first byte of a new connection,
 - the reading of an answer, at less than `API__SLOW_CLIENT_BYTES_PER_SECOND`,
 - anything sensible at all, after bytes that make up no request,
 
-is cut off: so after three quarters of that time at the earliest, and within it. Looks and not deadlines: they cost a
+is cut off: so after two thirds of that time at the earliest, and within it, by a busy process too. Looks and not deadlines: they cost a
 request nothing, and a process that was stopped for a while blames nobody. The body of a request is the middleware's
 (`slow_body.py`), because only who reads it knows whether it is waited for. Idle kept-alive connections are uvicorn's.
 
@@ -35,6 +35,7 @@ from scalable_fastapi_system.web.acceptor import Acceptor
 from scalable_fastapi_system.web.envelope import to_json
 from scalable_fastapi_system.web.problems import MEDIA_TYPE, problem_body
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
+from scalable_fastapi_system.web.slow_body import PATIENCE_SHARE
 
 LOOKS = 4
 LEAVE_SECONDS = 5.0
@@ -61,9 +62,10 @@ def http_protocol(settings: Settings) -> type[GuardedHttpProtocol]:
         (b"content-type", MEDIA_TYPE.encode()),
         (b"connection", b"close"),
     ]
+    seconds_between_looks = api.slow_client_seconds * PATIENCE_SHARE / LOOKS
     limits = {
-        "seconds_between_looks": api.slow_client_seconds / LOOKS,
-        "bytes_between_looks": api.slow_client_bytes_per_second * api.slow_client_seconds / LOOKS,
+        "seconds_between_looks": seconds_between_looks,
+        "bytes_between_looks": api.slow_client_bytes_per_second * seconds_between_looks,
         "max_head_bytes": api.max_head_bytes,
         "refusal_headers": b"".join(name + b": " + value + b"\r\n" for name, value in headers),
         # well within the time that the process has for leaving: after that it cuts off whatever is under way

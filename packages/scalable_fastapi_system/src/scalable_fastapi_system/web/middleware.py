@@ -34,7 +34,7 @@ from scalable_fastapi_system.web.hosts import HostRule
 from scalable_fastapi_system.web.problems import problem_response
 from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
-from scalable_fastapi_system.web.slow_body import bounded_body
+from scalable_fastapi_system.web.slow_body import PATIENCE_SHARE, bounded_body
 
 if TYPE_CHECKING:
     from scalable_fastapi_system.web.request_spans import RequestSpan, RequestSpans
@@ -112,7 +112,7 @@ class PlatformMiddleware:
             metrics.watch_in_progress(self._taking_room)
             for method, facts in self._routes.prepare():
                 metrics.prepare(method, facts.template)
-        self._slow_client_seconds = api.slow_client_seconds
+        self._patience_seconds = api.slow_client_seconds * PATIENCE_SHARE
         self._slow_client_bytes_per_second = api.slow_client_bytes_per_second
         self._slow_request_seconds = api.slow_request_seconds
         self._writes_lines = settings.logging.access_log
@@ -235,7 +235,7 @@ class PlatformMiddleware:
             receive,
             exchange,
             limit_bytes=limit,
-            patience_seconds=self._slow_client_seconds,
+            patience_seconds=self._patience_seconds,
             bytes_per_second=self._slow_client_bytes_per_second,
             note_waiting=self.note_waiting,
         )

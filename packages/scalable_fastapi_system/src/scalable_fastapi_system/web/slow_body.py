@@ -1,8 +1,8 @@
 """The body of a request as it comes: counted, and waited for only so long.
 
-A client may pause for `API__SLOW_CLIENT_SECONDS` in all; each byte gives it back the time that it would take at
-`API__SLOW_CLIENT_BYTES_PER_SECOND`. So a body that stops coming ends within that time, one that trickles in soon after,
-and a large one from a slow line goes through.
+A client may pause for nine tenths of `API__SLOW_CLIENT_SECONDS` in all, so that a busy process too cuts it off within them; each
+byte gives it back the time that it would take at `API__SLOW_CLIENT_BYTES_PER_SECOND`. So a body that stops coming ends within
+that time, one that trickles in soon after, and a large one from a slow line goes through.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
+
+# Of the time within which a slow client is to be cut off; the rest is for the cutting off.
+PATIENCE_SHARE = 0.9
 
 
 class BodyState(Protocol):
