@@ -15,6 +15,8 @@ A process that leaves lets no request meet a closing connection: an idle one is 
 `Connection: close`, or for `leave_seconds` at most. uvicorn closes it at once, and what is then under way is reset.
 What arrived within that time is read before the end, also where the process was too busy to read it sooner.
 
+While the process is full, what is plainly one whole request is refused before it is parsed (`refusals.py`).
+
 A request that breaks HTTP, or has a head of more than `API__MAX_HEAD_BYTES`, gets the error body that all failures get.
 """
 
@@ -34,6 +36,7 @@ from scalable_fastapi_system.kit.ids import new_request_id
 from scalable_fastapi_system.web.acceptor import Acceptor
 from scalable_fastapi_system.web.envelope import to_json
 from scalable_fastapi_system.web.problems import MEDIA_TYPE, problem_body
+from scalable_fastapi_system.web.refusals import Refusals
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
 from scalable_fastapi_system.web.slow_body import PATIENCE_SHARE
 
@@ -93,6 +96,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._pause: object = None
         self._head_bytes = 0
         self._is_leaving = False
+        # What the platform's middleware left for us. None for another application, or behind one that wraps ours.
+        state = getattr(self.config.loaded_app, "state", None)
+        self._refusals: Refusals | None = getattr(state, "refusals", None)
 
     # -- asyncio's calls ------------------------------------------------------------------------------------
 
@@ -111,6 +117,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().pause_writing()
 
     def data_received(self, data: bytes) -> None:
+        refusals = self._refusals
+        if refusals is not None and refusals.room.is_full and self._refuse_for_want_of_room(refusals, data):
+            return
         super().data_received(data)
         cycle, scope = self.cycle, self.scope
         if cycle is not None and cycle.scope is scope:
@@ -131,6 +140,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if self._is_leaving and self.cycle is not None:
             self.cycle.keep_alive = False
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if self._refusals is not None:
+            self._refusals.room.starting += 1
+        super()._start_asgi_task(cycle, app)
+
     def shutdown(self) -> None:
         self._is_leaving = True
         if self.cycle is None or self.cycle.response_started:
@@ -146,6 +160,26 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def _leave(self) -> None:
         # uvloop runs due timers before it reads: give it one more reading, for what came while it was busy
         self.loop.call_later(LAST_READ_SECONDS, super().shutdown)
+
+    def _refuse_for_want_of_room(self, refusals: Refusals, data: bytes) -> bool:
+        """Whether it is done: the bytes were one whole request, on a connection that was between two."""
+        cycle, scope = self.cycle, self.scope
+        is_between = (
+            scope is None and self._head_bytes == 0
+            if cycle is None
+            else cycle.scope is scope and cycle.response_complete and not cycle.more_body
+        )
+        if not is_between or self._is_leaving or self.transport.is_closing():
+            return False
+        answer = refusals.refuse(data, self.server_state.default_headers)
+        if answer is None:
+            return False
+        self._unset_keepalive_if_required()
+        self.transport.write(answer)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+        return True
 
     def _look(self) -> None:
         self._timer = self.loop.call_later(self.seconds_between_looks, self._look)
@@ -174,10 +208,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return ANSWER, (self._pause or self.flow) if is_slow else None
         if not is_answered or self.transport.is_closing():
             return REST, None
+        if self.timeout_keep_alive_task is not None:
+            return REST, None  # idle: its last request is answered, or was refused
         if scope is None or cycle is None or cycle.scope is not scope:
             return HEAD, self.flow if scope is None else scope
         # Its last answer is given and no keep-alive time runs: what came since is no beginning of a request.
-        return REST, cycle if self.timeout_keep_alive_task is None else None
+        return REST, cycle
 
     def _cut_off(self, kind: str) -> None:
         _cut_off.labels(kind).inc()

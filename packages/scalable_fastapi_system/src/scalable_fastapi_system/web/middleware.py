@@ -32,6 +32,8 @@ from scalable_fastapi_system.kit.ids import is_request_id, new_request_id
 from scalable_fastapi_system.web.client_address import ProxyTrust
 from scalable_fastapi_system.web.hosts import HostRule
 from scalable_fastapi_system.web.problems import problem_response
+from scalable_fastapi_system.web.refusals import Refusals, no_room
+from scalable_fastapi_system.web.room import Room
 from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
 from scalable_fastapi_system.web.slow_body import PATIENCE_SHARE, bounded_body
@@ -103,13 +105,11 @@ class PlatformMiddleware:
         )
         self._headers = security_headers(settings)
         self._trust = ProxyTrust(security.trusted_proxies)
-        self._room = api.max_concurrent_requests
-        self._at_work = 0
-        self._waiting = 0  # of those, for their clients: to send the body or to read the answer
-        self._streams = 0  # of those, the ones that follow events: they are at work for a moment now and then
-        self._stream_room = api.max_event_streams
+        room = self._room = Room(api.max_concurrent_requests, api.max_event_streams)
+        # For the protocol, which refuses most of what comes to a full process before it comes here.
+        owner.state.refusals = Refusals(room, self._routes, metrics, self._headers)
         if metrics is not None:
-            metrics.watch_in_progress(self._taking_room)
+            metrics.watch_in_progress(lambda: room.taken)
             for method, facts in self._routes.prepare():
                 metrics.prepare(method, facts.template)
         self._patience_seconds = api.slow_client_seconds * PATIENCE_SHARE
@@ -145,7 +145,7 @@ class PlatformMiddleware:
             exchange.span = span = self._spans.begin(scope, exchange.facts.template)
             exchange.trace = {"trace_id": span.trace_id}
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id, **exchange.trace)
-        self._at_work += 1
+        self._room.enter()
         try:
             target = self._cors if self._cors is not None and exchange.has_origin else self._admit
             await target(scope, receive, exchange.send)
@@ -155,9 +155,9 @@ class PlatformMiddleware:
         except Exception as error:  # noqa: BLE001 - the last stop: everything becomes an answer here
             await self._answer_error(exchange, scope, receive, error)
         finally:
-            self._at_work -= 1
+            self._room.at_work -= 1
             if exchange.is_stream:
-                self._streams -= 1
+                self._room.streams -= 1
             self._finish(exchange, scope)
             if exchange.span is not None:
                 exchange.span.end(exchange.status or 500, exchange.failure)
@@ -167,15 +167,14 @@ class PlatformMiddleware:
         facts = exchange.facts
         if self._hosts is not None and not self._hosts.allows(exchange.host) and not facts.is_probe:
             raise APIException("This host is not served here", 400, "UNKNOWN_HOST")
-        is_full = self._taking_room() > self._room
+        room = self._room
+        is_full = room.is_over
         if facts.timeout_seconds is None:
-            is_full = is_full or self._streams >= self._stream_room
+            is_full = is_full or room.streams >= room.most_streams
         if is_full and not facts.is_probe:
             if self._metrics is not None:
                 self._metrics.shed.inc()
-            raise ServiceUnavailableException(
-                "The service is at its limit; try again shortly", retry_after_seconds=1
-            )
+            raise no_room()
         if self._identify is not None:
             self._identify(scope, exchange.authorization, exchange.api_key)
         if self._admission is not None and not facts.is_probe:
@@ -205,10 +204,6 @@ class PlatformMiddleware:
                 raise
             raise ServiceUnavailableException("The request took too long and was ended") from error
 
-    def _taking_room(self) -> int:
-        """Requests that keep the process or its stores busy: by them it refuses, and by them pods are scaled."""
-        return self._at_work - self._waiting - self._streams
-
     async def _run_endpoint_or_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: _Exchange = scope["state"]["exchange"]
         app = self._app if exchange.path_params is None else self._run_endpoint
@@ -237,12 +232,8 @@ class PlatformMiddleware:
             limit_bytes=limit,
             patience_seconds=self._patience_seconds,
             bytes_per_second=self._slow_client_bytes_per_second,
-            note_waiting=self.note_waiting,
+            note_waiting=self._room.note_waiting,
         )
-
-    def note_waiting(self, change: int) -> None:
-        """Counts requests that wait for their clients: they take no room from those at work."""
-        self._waiting += change
 
     async def _answer_error(
         self, exchange: _Exchange, scope: Scope, receive: Receive, error: Exception
@@ -332,7 +323,7 @@ class _Exchange:
 
     __slots__ = (
         "_headers",
-        "_owner",
+        "_room",
         "_send",
         "api_key",
         "authorization",
@@ -359,7 +350,7 @@ class _Exchange:
 
     def __init__(self, owner: PlatformMiddleware, scope: Scope, send: Send) -> None:
         self.started = time.perf_counter()
-        self._owner = owner
+        self._room = owner._room
         self._send = send
         self._headers = owner._headers
         self.status = 0
@@ -425,7 +416,7 @@ class _Exchange:
                     name == b"content-type" and value.startswith(b"text/event-stream") and not self.is_stream
                 ):
                     self.is_stream = True
-                    self._owner._streams += 1
+                    self._room.streams += 1
             headers += self._headers
             headers.append((b"x-request-id", self.request_id.encode()))
             if not has_policy:
@@ -437,9 +428,9 @@ class _Exchange:
             if self.must_close:
                 headers.append((b"connection", b"close"))
             message["headers"] = headers
-        owner = self._owner
-        owner._waiting += 1
+        room = self._room
+        room.waiting += 1
         try:
             await self._send(message)
         finally:
-            owner._waiting -= 1
+            room.waiting -= 1
