@@ -82,9 +82,12 @@ async def claim(database: DatabaseManager, *, digest: str, holder: UUID) -> Kept
         "status": None, "fingerprint": None, "headers": None, "body": None,
     }  # fmt: skip
     async with database.transaction() as session:
-        # The write comes first: a SQLite transaction that has read may not be able to write any more.
         if await _changes(session, _insert_new(database.backend, values)):
             return None
+    # Another transaction: on MySQL the row that was in the way is locked as for a reader until the first one ends, and two
+    # that then both want to write it would be a deadlock.
+    async with database.transaction() as session:
+        # The write comes first: a SQLite transaction that has read may not be able to write any more.
         is_free = or_(_keys.status.is_(None) & (_keys.held_until < now), _keys.created_at < now - KEPT_FOR)
         taken_over = update(idempotency_keys).where(_keys.digest == digest, is_free).values(values)
         if await _changes(session, taken_over):
