@@ -71,6 +71,8 @@ class MariaDB:
                 # What a crash of the machine would lose does not matter; a killed process loses nothing.
                 "--innodb-flush-log-at-trx-commit=2",
                 "--innodb-doublewrite=0",
+                "--innodb-flush-method=nosync",
+                "--sync-frm=0",
             ],
             log_path=log_path,
             cwd=data_dir.parent,
