@@ -18,7 +18,7 @@ def add(ctx: Any, *, numbers: list[int], worker_pid: int) -> dict[str, Any]:
     return {"sum": sum(numbers), "attempt": ctx.attempt, "key": ctx.idempotency_key}
 
 
-@job("process.spin", registry=REGISTRY, runs_in="process", max_attempts=1, timeout_seconds=2.0)
+@job("process.spin", registry=REGISTRY, runs_in="process", max_attempts=1, timeout_seconds=8.0)
 def spin(ctx: Any, *, path: str) -> None:
     with open(path, "w") as file:  # noqa: PTH123
         file.write(str(os.getpid()))
