@@ -11,6 +11,9 @@ PORT ?= 8000
 # Processes that the tests are spread over, and further arguments for pytest (`make test ARGS="-k jobs"`).
 WORKERS ?= auto
 ARGS ?=
+# The database that the integration and contract tests run on alone: sqlite, postgres, mariadb or pgbouncer; empty: each
+# test on its own kinds.
+DATABASE ?=
 MESSAGE ?=
 # Examples of each operation in `make fuzz`, and whether `make openapi` may break clients (BREAKING=yes).
 EXAMPLES ?= 500
@@ -40,8 +43,16 @@ stop: $(SETUP) ## Stop a `make run` from elsewhere, or what a killed one left
 	@$(BIN)/python -m hack.dev.stop
 
 .PHONY: test
-test: $(SETUP) ## Run all tests that need no cluster (ARGS="-k name", WORKERS=auto)
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+test: $(SETUP) ## Run all tests that need no cluster (ARGS="-k name", WORKERS=auto, DATABASE=mariadb)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup \
+		$(if $(DATABASE),--database '$(DATABASE)' tests/integration tests/contract) $(ARGS)
+
+.PHONY: test-databases
+test-databases: $(SETUP) ## Run all tests that use a database on MariaDB, on SQLite and through PgBouncer
+	@status=0; for database in mariadb sqlite pgbouncer; do \
+		echo "=== $$database"; \
+		$(MAKE) --no-print-directory test DATABASE=$$database || status=$$?; \
+	done; exit $$status
 
 .PHONY: test-unit
 test-unit: $(SETUP) ## Run the tests that open no socket

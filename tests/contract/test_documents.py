@@ -1,8 +1,13 @@
-"""docs/guide.md and docs/requirements.md: no empty cell, and every place and test that they name exists."""
+"""docs/guide.md and docs/requirements.md: no empty cell, and every place and test that they name exists.
+
+docs/databases.md: the tests that run on one kind of database alone are the ones that it lists.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LIBRARY = REPOSITORY / "packages/scalable_fastapi_system/src/scalable_fastapi_system"
 GUIDE = REPOSITORY / "docs/guide.md"
 REQUIREMENTS = REPOSITORY / "docs/requirements.md"
+DATABASES = REPOSITORY / "docs/databases.md"
 # The guide's sections that show something to do, by its own headings.
 HEADINGS = {
     "Configuration: basic", "Configuration: environment-based", "Database manager setup", "Model definition",
@@ -65,6 +71,43 @@ def wrong(cell: str, *, in_contract: bool = False) -> list[str]:
         elif name is None and not names_of_tests(place) and "chaos" not in place.parts:
             problems.append(f"there is no test in {place.relative_to(REPOSITORY)}")
     return problems
+
+
+def kinds_and_reasons(mark: ast.expr, named: dict[str, ast.expr]) -> Iterator[tuple[str, str]]:
+    """Kinds and reason of a mark `only_on`, of one by its name in the module, or of those in a list."""
+    if isinstance(mark, ast.Name) and mark.id in named:
+        mark = named[mark.id]
+    for one in mark.elts if isinstance(mark, ast.List) else [mark]:
+        if isinstance(one, ast.Call) and ast.unparse(one.func) == "pytest.mark.only_on":
+            kinds = ", ".join(ast.literal_eval(kind) for kind in one.args)
+            yield kinds, ast.literal_eval(one.keywords[0].value)
+
+
+def marked_only_on() -> Counter[tuple[str, str, str]]:
+    """How many test functions of a file run on some kinds of database alone, by file, kinds and reason."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for folder in ("integration", "contract"):
+        for file in (REPOSITORY / "tests" / folder).rglob("test_*.py"):
+            module = ast.parse(file.read_text())
+            assigned = [one for one in module.body if isinstance(one, ast.Assign)]
+            named = {ast.unparse(one.targets[0]): one.value for one in assigned}
+            for test in module.body:
+                if not getattr(test, "name", "").startswith("test_"):
+                    continue
+                assert isinstance(test, ast.FunctionDef | ast.AsyncFunctionDef)
+                marks = [*test.decorator_list, *([named["pytestmark"]] if "pytestmark" in named else [])]
+                for mark in marks:
+                    for kinds, reason in kinds_and_reasons(mark, named):
+                        found[str(file.relative_to(REPOSITORY)), kinds, reason] += 1
+    return found
+
+
+def test_the_page_of_databases_lists_the_tests_of_one_kind() -> None:
+    listed = {
+        (file.strip("`"), kinds, why): int(count)
+        for file, count, kinds, why in (row for row in rows(DATABASES) if row[0].startswith("`tests/"))
+    }
+    assert listed == marked_only_on()
 
 
 def test_the_guide_s_table_has_every_heading_and_no_empty_cell() -> None:
