@@ -222,3 +222,29 @@ async def test_a_full_pool_is_a_503_and_not_an_endless_wait(make_settings, datab
             async with manager.transaction() as other:
                 await other.execute(text("select 1"))
     await manager.stop()
+
+
+@pytest.mark.only_on("postgres", reason="the parameters are libpq's")
+@pytest.mark.databases("postgres")
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "sslmode=prefer&sslrootcert=/nowhere.pem",
+        "sslmode=disable&channel_binding=prefer&connect_timeout=3&keepalives_idle=30&gssencmode=disable",
+        "application_name=shop&options=-csearch_path%3Dpublic&target_session_attrs=any",
+    ],
+)
+async def test_a_url_with_libpqs_parameters_leads_every_driver_to_the_server(
+    make_settings, database_section, parameters
+):
+    url = f"{database_section['database_url']}?{parameters}"
+    manager = DatabaseManager(make_settings(database={**database_section, "database_url": url}))
+    await manager.start()
+    shown = "SELECT current_setting('application_name')"
+    async with manager.transaction() as session:
+        names_seen = [await session.scalar(text(shown))]
+    names_seen.append(await (await manager.asyncpg_pool()).fetchval(shown))
+    with manager.SessionLocal() as session:
+        names_seen.append(session.scalar(text(shown)))
+    await manager.stop()
+    assert names_seen == ["shop" if "shop" in parameters else ""] * 3

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 from scalable_fastapi_system import APISettings, DatabaseSettings, RedisSettings, SecuritySettings, Settings
 from scalable_fastapi_system.infra.settings import load_settings
-from scalable_fastapi_system.infra.settings.loading import effective_values
+from scalable_fastapi_system.infra.settings.loading import effective_values, explain
 from scalable_fastapi_system.infra.settings.secrets import mask_url
 from scalable_fastapi_system.kit.errors import ConfigurationError
 
@@ -115,6 +115,14 @@ def test_a_wildcard_origin_with_credentials_is_refused():
 def test_an_unknown_database_is_refused(url):
     with pytest.raises(ValidationError, match="use postgresql"):
         DatabaseSettings(database_url=url)
+
+
+def test_a_binding_that_asyncpg_cannot_make_is_refused():
+    url = "postgresql://app:secret@db/app?sslmode=require&channel_binding="
+    assert Settings(_env_file=None, database={"database_url": f"{url}prefer"}).database.database_url
+    with pytest.raises(ValidationError, match="sslmode=verify-full") as caught:
+        Settings(_env_file=None, database={"database_url": f"{url}require"})
+    assert "secret" not in explain(caught.value)
 
 
 def test_secrets_do_not_show_in_repr_and_passwords_not_in_urls():

@@ -6,7 +6,7 @@ import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -96,6 +96,10 @@ class DatabaseSettings(_Section):
         if scheme not in {"postgresql", "postgres", "mysql", "mariadb", "sqlite"}:
             raise ValueError(
                 f"unknown database {scheme or 'scheme'!r}: use postgresql://, mysql:// or sqlite:///path"
+            )
+        if "require" in parse_qs(urlsplit(url).query).get("channel_binding", ()):
+            raise ValueError(
+                "channel_binding=require is more than asyncpg can do: take it out, and have sslmode=verify-full instead"
             )
         return url
 
