@@ -203,6 +203,21 @@ async def test_refresh_token_signs_out_where_the_access_token_has_expired(api: A
     assert (await api.client.post("/auth/logout")).status_code == 401
 
 
+async def test_expired_access_token_beside_the_refresh_token_does_not_keep_anybody_signed_in(
+    api: Api,
+) -> None:
+    account = await api.account()
+    claims = {"sub": "ada", "user_id": 1, "sid": account.tokens["session_id"]}
+    account.tokens["access_token"] = api.identity.security.create_access_token(claims, timedelta(seconds=-1))
+    assert (await account.call("GET", "/users/me")).json()["error_code"] == "TOKEN_EXPIRED"
+    assert (await account.call("POST", "/auth/logout")).status_code == 401
+    response = await account.call(
+        "POST", "/auth/logout", json={"refresh_token": account.tokens["refresh_token"]}
+    )
+    assert response.status_code == 200, response.text
+    assert (await account.refresh()).status_code == 401
+
+
 async def test_list_shows_the_own_sign_ins_and_one_can_be_ended(api: Api) -> None:
     account, other = await api.account(), await api.again("ada")
     stranger = await api.account("bob")

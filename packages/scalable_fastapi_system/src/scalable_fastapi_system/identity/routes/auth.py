@@ -14,8 +14,8 @@ from scalable_fastapi_system.identity.answers import RegisterAnswer, TokenAnswer
 from scalable_fastapi_system.identity.dependencies import (
     BEARER_SCHEME,
     App,
-    OptionalUser,
     RequestClient,
+    get_optional_user,
 )
 from scalable_fastapi_system.identity.device import DEVICE_COOKIE, set_device_cookie
 from scalable_fastapi_system.identity.jobs import notify
@@ -166,17 +166,17 @@ async def logout(
     request: Request,
     identity: App,
     client: RequestClient,
-    principal: OptionalUser,
     body: LogoutRequest | None = None,
 ) -> Response:
     """Ends this sign-in, or every sign-in of the user; by access token, or by refresh token where that has expired."""
     body = body or LogoutRequest()
+    # Not a dependency: most clients send their access token with everything, and here it may have expired.
     if body.refresh_token is not None:
         claims = identity.security.verify_token(body.refresh_token, TokenType.REFRESH)
         user_id, session_id = claims.get("user_id"), _session_of(claims)
         if not isinstance(user_id, int) or session_id is None:
             raise InvalidTokenException
-    elif principal is None:
+    elif (principal := await get_optional_user(request)) is None:
         raise AuthenticationException("Not authenticated")
     else:
         user_id, session_id = _own(principal)
