@@ -71,6 +71,7 @@ async def run_in_process(
     spawner = multiprocessing.get_context("forkserver")
     ours, theirs = spawner.Pipe()
     process = spawner.Process(target=_main, args=(theirs, reference, facts, arguments), daemon=True)
+    is_over = threading.Event()
 
     def finish(outcome: tuple[str, Any]) -> None:
         if not done.done():
@@ -81,6 +82,8 @@ async def run_in_process(
         try:
             process.start()
             theirs.close()
+            if is_over.is_set():
+                process.kill()  # its time was over, or it was cancelled, before it had started
             while True:
                 what, value = ours.recv()
                 if what != "progress":
@@ -100,6 +103,7 @@ async def run_in_process(
     try:
         what, value = await done
     finally:
+        is_over.set()
         if process.pid is not None and process.is_alive():
             process.kill()
     if what == "result":
