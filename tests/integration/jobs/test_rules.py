@@ -22,6 +22,7 @@ from scalable_fastapi_system.jobs import (
     enqueue_many,
     job,
 )
+from scalable_fastapi_system.jobs.errors import JobUsageError
 from scalable_fastapi_system.jobs.tables import cron_runs, job_attempts, job_queues, jobs
 from scalable_fastapi_system.kit.errors import PayloadTooLargeException, ValidationException
 from sqlalchemy import insert, select, text, update
@@ -161,6 +162,19 @@ async def test_a_batch_calls_back_when_all_have_ended(any_lab: Lab, registry: Jo
     assert len(members) == 8
     ended = await any_lab.ended(callback.id)
     assert ended.result == {"succeeded": 7, "failed": 1}
+
+
+async def test_a_time_that_would_not_be_kept_is_refused(any_lab: Lab, registry: JobRegistry) -> None:
+    @job("part", registry=registry)
+    async def part(ctx: JobContext) -> None: ...
+
+    async with any_lab.resources.database.transaction() as session:
+        first, _ = await enqueue_chain(session, [call(part, delay_seconds=60), call(part)])
+        with pytest.raises(JobUsageError, match="a step of a chain"):
+            await enqueue_chain(session, [call(part), call(part, delay_seconds=60)])
+        with pytest.raises(JobUsageError, match="what follows a batch"):
+            await enqueue_batch(session, [call(part)], on_complete=call(part, run_at=datetime.now(UTC)))
+    assert await any_lab.state(first.id) is JobState.SCHEDULED
 
 
 async def test_cancelling_a_waiting_member_counts_it_off(any_lab: Lab, registry: JobRegistry) -> None:

@@ -130,7 +130,8 @@ async def enqueue_many(session: AsyncSession, calls: Sequence[JobCall]) -> list[
 async def enqueue_chain(session: AsyncSession, steps: Sequence[JobCall]) -> list[JobHandle]:
     """Inserts jobs that run one after another, each when the one before has succeeded.
 
-    A step that fails for good cancels those after it; when it is retried by hand, they wait for it again.
+    A step that fails for good cancels those after it; when it is retried by hand, they wait for it again. Only the first
+    may have a time to wait for. Raises JobUsageError where another has one.
     """
     client = client_of(session)
     rows: list[NewJob] = []
@@ -142,6 +143,7 @@ async def enqueue_chain(session: AsyncSession, steps: Sequence[JobCall]) -> list
     if not rows:
         return []
     rows.reverse()
+    _refuse_times(rows[1:], "a step of a chain begins when the one before it has succeeded")
     rows[0] = replace(rows[0], waits_for=0, needs_success=False)
     await _insert_new(session, client, rows)
     return [JobHandle(row.id, row.kind) for row in rows]
@@ -158,6 +160,7 @@ async def enqueue_batch(
         raise JobUsageError("a batch needs a member")
     client = client_of(session)
     last = replace(new_job(client, on_complete), waits_for=len(members))
+    _refuse_times([last], "what follows a batch begins when its members have ended")
     rows = [replace(new_job(client, member), then_id=last.id) for member in members]
     await _insert_new(session, client, [last, *rows])
     return JobHandle(last.id, last.kind), [JobHandle(row.id, row.kind) for row in rows]
@@ -221,6 +224,11 @@ def client_of(session: AsyncSession) -> JobClient:
             "this session knows no job client: take it from the DatabaseManager of an application or a worker"
         )
     return client
+
+
+def _refuse_times(rows: Sequence[NewJob], rule: str) -> None:
+    if any(row.run_at is not None for row in rows):
+        raise JobUsageError(f"{rule}: it cannot have a run_at or delay_seconds of its own")
 
 
 async def _insert_new(session: AsyncSession, client: JobClient, rows: Sequence[NewJob]) -> None:
