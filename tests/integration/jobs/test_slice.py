@@ -235,3 +235,10 @@ async def test_a_job_of_a_dead_worker_is_taken_over(any_lab: Lab, registry: JobR
     await any_lab.start_worker()
     ended = await any_lab.ended(handle.id)
     assert (ended.state, ended.crashes, ended.failures) == (JobState.SUCCEEDED, 1, 0)
+
+
+async def test_a_long_version_keeps_no_worker_from_its_work(any_lab: Lab, registry: JobRegistry) -> None:
+    any_lab.settings.api.version = "1.2.3+build.20261128.0123456789abcdef0123456789abcdef"
+    await any_lab.start_worker()
+    (worker,) = await any_lab.client.workers()
+    assert worker.version == "1.2.3+build.20261128.0123456789a"

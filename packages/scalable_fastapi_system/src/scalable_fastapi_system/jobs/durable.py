@@ -477,7 +477,7 @@ class DurableWorker(Worker):
         return WorkerFacts(
             worker_id=self.worker_id,
             hostname=socket.gethostname()[:100],
-            version=self.resources.settings.api.version,
+            version=self.resources.settings.api.version[:32],  # as many as the list keeps
             queues=self.queues,
             kinds=tuple(self._kinds),
             concurrency=self.max_jobs,
