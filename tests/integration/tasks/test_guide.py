@@ -110,6 +110,8 @@ def test_a_task_is_followed_by_server_sent_events(client: TestClient) -> None:
     again = client.get(f"/tasks/{task_id}/reason", headers=headers).json()["data"]
     assert again == {"rule": None, "message": "The task has ended"}
     assert "/1.3" in last_id
+    told = client.get(f"/tasks/{task_id}/events", headers={**headers, "Last-Event-ID": last_id})
+    assert (told.status_code, told.content) == (204, b"")
     assert client.get(f"/tasks/{task_id}/events").status_code == 401
 
 

@@ -25,6 +25,7 @@ from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 if TYPE_CHECKING:
     from scalable_fastapi_system.jobs.client import JobClient
     from scalable_fastapi_system.jobs.hints import Keys
+    from scalable_fastapi_system.jobs.records import JobRecord
 
 _log = structlog.get_logger("jobs.events")
 
@@ -34,6 +35,8 @@ READ_INTERVAL_SECONDS = 0.5
 _READ_AT_ONCE = 100
 _WAITING_AT_MOST = 500
 _START = "0-0"
+# Redis refuses a larger one, and with it the read of all jobs that are followed.
+_MAX_POSITION = 2**63 - 1
 _EVENT_ID = re.compile(r"(\d{1,20}-\d{1,20})/(\d{1,10})\.(\d)")
 
 
@@ -101,6 +104,11 @@ class EventHub:
                     return
         finally:
             reader.remove(job_id, listener)
+
+    @staticmethod
+    def has_told_all(job: JobRecord, last_event_id: str | None) -> bool:
+        """Whether that event was the job's end, so that there is nothing left to tell."""
+        return job.state.is_terminal and _listener_at(last_event_id).seen == (job.attempt, int(job.state))
 
     async def stop(self) -> None:
         """Ends every listener of the running loop."""
@@ -184,6 +192,8 @@ class _Reader:
                 if listener.seen != (attempt, int(state)):
                     listener.seen = (attempt, int(state))
                     _tell(listener, "state", job_id, attempt, int(state), progress)
+                elif state.is_terminal:
+                    _end(listener)  # it was told the end before it came back, and nothing more will follow
 
     async def _read_streams(self, job_ids: Sequence[UUID]) -> dict[UUID, list[tuple[str, int, Any]]] | None:
         """(position, attempt, progress) of each job that is new to one of its listeners; None where Redis cannot tell."""
@@ -230,7 +240,7 @@ class _Reader:
 def _listener_at(last_event_id: str | None) -> _Listener:
     events: asyncio.Queue[JobEvent | None] = asyncio.Queue(_WAITING_AT_MOST)
     found = _EVENT_ID.fullmatch(last_event_id or "")
-    if found is None:
+    if found is None or max(_order(found[1])) > _MAX_POSITION:
         return _Listener(events, _START, None)
     seen = (int(found[2]), int(found[3]))
     # without a stream nothing says which progress was the last: then the present one is told again

@@ -160,6 +160,7 @@ async def get_task_reason(
     responses={
         **_NOT_FOUND,
         200: {"description": "A stream of events", "content": {"text/event-stream": {}}},
+        204: {"description": "`Last-Event-ID` was the task's end: a browser then asks no more"},
     },
 )
 @request_timeout(None)
@@ -171,7 +172,9 @@ async def follow_task(
     last_event_id: Annotated[str | None, Header(max_length=100)] = None,
 ) -> Response:
     """The task's states and progress as server-sent events, to its end; `Last-Event-ID` goes on where one left off."""
-    await jobs.get(task_id, owner=_owner(principal))
+    job = await jobs.get(task_id, owner=_owner(principal))
+    if jobs.events.has_told_all(job, last_event_id):
+        return Response(status_code=204)
     return StreamingResponse(
         stream_events(jobs.events.follow(task_id, last_event_id=last_event_id)),
         media_type="text/event-stream",
