@@ -50,6 +50,20 @@ def test_what_does_not_fit_is_named(registry: JobRegistry, arguments: dict[str, 
     assert caught.value.problems
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"share": "Infinity"}, {"share": float("nan")}, {"shares": {"a": float("inf")}}, {"raw": b"\xff"}],
+)
+def test_what_json_cannot_carry_is_refused_at_once(registry: JobRegistry, arguments: dict[str, Any]) -> None:
+    @job("shares", registry=registry)
+    async def shares(
+        ctx: JobContext, *, share: float = 0.0, shares: dict[str, float] | None = None, raw: bytes = b""
+    ) -> None: ...
+
+    with pytest.raises(ValidationException, match=r"do not fit|cannot be stored"):
+        shares.encode_args(arguments)
+
+
 def test_a_kind_is_declared_once(registry: JobRegistry) -> None:
     @job("twice", registry=registry)
     async def first(ctx: JobContext) -> None: ...

@@ -115,7 +115,7 @@ class JobHandler(Generic[P, R]):
             raw = self.arguments.dump_json(self.arguments.validate_python(arguments))
         except ValidationError as error:
             raise _refusal(self.kind, error) from None
-        except PydanticSerializationError as error:  # half a character, or nested too deep
+        except PydanticSerializationError as error:  # bytes that are no text, half a character, too deep
             raise ValidationException(f"The arguments of {self.kind} cannot be stored: {error}") from None
         return _storable(self.kind, raw)
 
@@ -248,9 +248,10 @@ def _arguments_of(function: Callable[..., Any], kind: str) -> TypeAdapter[dict[s
         annotation = hints[parameter.name]
         is_required = parameter.default is inspect.Parameter.empty
         fields[parameter.name] = annotation if is_required else NotRequired[annotation]
+    # JSON has no infinity: it would be stored as null, and refused when the job runs.
     # A typed dict and not a model: any name will do for an argument, and the answer is what the function takes.
     shape = TypedDict(f"{kind} arguments", fields)  # type: ignore[misc]
-    shape.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    shape.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
     adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(shape)  # type: ignore[arg-type]
     return adapter
 
