@@ -113,3 +113,14 @@ async def test_a_schedule_that_cannot_be_kept_does_not_hold_up_the_others(
     assert await worker.engine.store.due_slots([broken, sound]) == []
     await shift(any_lab, timedelta(seconds=-5))
     assert len(await worker.engine.store.due_slots([broken, sound])) == 1
+
+
+async def test_the_settings_say_how_often_a_slots_job_is_tried(any_lab: Lab, registry: JobRegistry) -> None:
+    any_lab.settings.jobs.default_max_attempts = 7
+    worker = await any_lab.start_worker()
+    schedule = every_second(registry)
+    await worker.engine.store.due_slots([schedule])
+    await shift(any_lab, timedelta(seconds=-5))
+    assert len(await worker.engine.store.due_slots([schedule])) == 1
+    async with any_lab.resources.database.transaction() as session:
+        assert (await session.execute(select(jobs.c.max_attempts))).scalars().all() == [7]

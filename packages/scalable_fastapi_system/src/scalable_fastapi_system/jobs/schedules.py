@@ -48,7 +48,6 @@ class CronSchedule:
     arguments: tuple[tuple[str, Any], ...] = ()
     timezone: str = "UTC"
     misfire: Misfire = "once"
-    default_max_attempts: int = 5
 
     def __post_init__(self) -> None:
         if not croniter.is_valid(self.expression):
@@ -107,7 +106,7 @@ class CronSchedule:
             return missed[-1:]
         return punctual[-1:] if self.misfire == "once" else punctual
 
-    def job_for(self, slot_at: datetime) -> NewJob:
+    def job_for(self, slot_at: datetime, *, default_max_attempts: int = 1) -> NewJob:
         """The job of one slot; slots wait for nothing, so it is queued at once."""
         handler = self.handler
         return NewJob(
@@ -115,7 +114,7 @@ class CronSchedule:
             kind=handler.kind,
             queue=handler.queue,
             args=handler.encode_args(dict(self.arguments)).decode(),
-            max_attempts=handler.max_attempts or self.default_max_attempts,
+            max_attempts=handler.max_attempts or default_max_attempts,
             priority=handler.priority,
             timeout_seconds=handler.timeout_seconds,
             concurrency_key=handler.concurrency_key_of(dict(self.arguments)),
@@ -149,7 +148,9 @@ def cron(
     return declare
 
 
-async def take_due_slots(session: AsyncSession, schedule: CronSchedule) -> list[Hint]:
+async def take_due_slots(
+    session: AsyncSession, schedule: CronSchedule, *, default_max_attempts: int
+) -> list[Hint]:
     """Inserts the jobs of a schedule's due slots. Raises IntegrityError where another worker took one of them first.
 
     A schedule seen for the first time starts now: it has missed nothing.
@@ -185,7 +186,7 @@ async def take_due_slots(session: AsyncSession, schedule: CronSchedule) -> list[
         return []  # another worker moved on from the same slot
     hints: list[Hint] = []
     for slot_at in slots:
-        job = schedule.job_for(slot_at)
+        job = schedule.job_for(slot_at, default_max_attempts=default_max_attempts)
         await session.execute(insert(cron_runs).values(name=schedule.name, slot_at=slot_at, job_id=job.id))
         await insert_jobs(session, [job])
         hints.append(Hint(job.id, 0, job.queue, 0, job.priority))

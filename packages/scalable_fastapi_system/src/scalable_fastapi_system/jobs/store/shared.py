@@ -92,10 +92,11 @@ class SharedStore:
         from scalable_fastapi_system.jobs.schedules import take_due_slots
 
         hints: list[Hint] = []
+        attempts = self._database.settings.jobs.default_max_attempts
         for schedule in schedules:
             try:
                 async with self._database.transaction() as session:
-                    hints += await take_due_slots(session, schedule)
+                    hints += await take_due_slots(session, schedule, default_max_attempts=attempts)
             except IntegrityError:
                 continue  # another worker took the slot; ours was rolled back
             except (ValidationException, ValueError, TypeError):
