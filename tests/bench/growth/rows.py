@@ -35,6 +35,7 @@ _GROW = sql.SQL(
     "to_timestamp(ms / 1000.0) FROM (SELECT n, 1767225600000 + n * 1000::bigint AS ms "
     "FROM generate_series({first}::bigint, {last}::bigint) n) numbered"
 )
+_FOREIGN_KEYS = "SELECT conname FROM pg_constraint WHERE conrelid = 'items'::regclass AND contype = 'f'"
 _COLUMNS = "SELECT id, owner_id, title, description, created_at FROM items WHERE owner_id = %s "
 _ORDER = "ORDER BY created_at DESC, id DESC "
 _BY_KEYSET = f"{_COLUMNS} AND (created_at, id) < (%s, %s) {_ORDER} LIMIT {LIMIT}"
@@ -70,6 +71,9 @@ def _sizes(server: Platform, dsn: str, stores: Stores, plan: Plan) -> Iterator[S
     with psycopg.connect(dsn, autocommit=True) as database:
         owner = _one(database, "SELECT owner_id FROM items LIMIT 1")
         database.execute("TRUNCATE items")
+        # Asking for the owner of each of ten million rows takes longer than all the rest, and reading does not know of it.
+        for (name,) in database.execute(_FOREIGN_KEYS).fetchall():
+            database.execute(sql.SQL("ALTER TABLE items DROP CONSTRAINT {}").format(sql.Identifier(name)))
         present, count = 0, FEWEST
         while count <= plan.most_rows:
             started = time.monotonic()

@@ -83,11 +83,12 @@ def test_it_reads_merges_and_files_without_annotations(tmp_path: Path) -> None:
         "c.py": "revision = 'c'\ndown_revision = ('b', 'd')\n",
         "d.py": 'revision = "d"\ndown_revision = "a"\n',
         "__init__.py": 'revision = "no"\n',
+        "_e.py": 'revision = "e"\ndown_revision = "c"\n',
         "shared.py": "columns = []\n",
     }.items():
         (tmp_path / name).write_text(lines)
     read = read_revisions([tmp_path])
-    assert (read.known, read.heads) == ({"a", "b", "c", "d"}, {"c"})
+    assert (read.known, read.heads) == ({"a", "b", "c", "d", "e"}, {"e"})
 
 
 def test_a_revision_that_is_no_literal_is_an_error(tmp_path: Path) -> None:

@@ -57,7 +57,9 @@ def read_revisions(folders: Iterable[Path]) -> Revisions:
     known: set[str] = set()
     followed: set[str] = set()
     for folder in folders:
-        for path in folder.glob("[!_.]*.py"):
+        for path in folder.glob("*.py"):
+            if path.name.startswith(("__init__", ".#")):  # as Alembic
+                continue
             values = _literals(path)
             if "revision" not in values:
                 continue
