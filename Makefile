@@ -84,6 +84,14 @@ bench-growth: $(SETUP) ## Measure growth with rows, connections, routes, process
 bench-footprint: $(SETUP) ## Measure start-up, memory, imports and sizes (ARGS="--write")
 	$(BIN)/python -m tests.bench.footprint $(ARGS)
 
+.PHONY: bench-overload
+bench-overload: $(SETUP) ## Measure what slow clients and three times the possible load cost others (ARGS="--rounds 1")
+	$(BIN)/python -m tests.bench.overload $(ARGS)
+
+.PHONY: bench-profile
+bench-profile: $(SETUP) ## Measure where a request's time goes, layer by layer (ARGS="--works me,read")
+	$(BIN)/python -m tests.bench.profile $(ARGS)
+
 .PHONY: bench-jobs
 bench-jobs: .venv-bench/.setup ## Measure the job queue beside arq, saq, taskiq and procrastinate (ARGS="--rounds 1")
 	$(BIN)/python -m tests.bench.jobs $(ARGS)

@@ -1,0 +1,241 @@
+"""What a run of the overload bench showed, beside what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from tests.bench.works import Work
+
+PROBES = ("/health/live", "/health/ready")
+LEAST_GOODPUT = 0.8
+MOST_REFUSAL_MS = 50.0
+MOST_STALL_SECONDS = 10.0
+MOST_SLOWDOWN = 1.2
+MOST_LATE_MS = 10.0  # a generator that is later than this measures itself
+
+
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """One turn of too much load. told: the generator's report."""
+
+    work: Work
+    peak: float
+    told: dict[str, Any]
+    foreign_percent: float
+    cpu_percent: float
+
+    @property
+    def goodput(self) -> float:
+        statuses = self.told["flows"]["work"]["statuses"]
+        return sum(figures["per_second"] for status, figures in statuses.items() if status.startswith("2"))
+
+    @property
+    def ratio(self) -> float:
+        return self.goodput / self.peak
+
+    @property
+    def offered(self) -> float:
+        rate: float = self.told["flows"]["work"]["sent_per_second"]
+        return rate
+
+    @property
+    def refused_p99_ms(self) -> float:
+        figures = self.told["flows"]["work"]["statuses"].get("503")
+        return figures["p99_ms"] if figures else 0.0
+
+    @property
+    def strange(self) -> int:
+        """Answers that are neither good nor a refusal, and requests that got none."""
+        flow = self.told["flows"]["work"]
+        other = sum(
+            figures["answers"]
+            for status, figures in flow["statuses"].items()
+            if status != "503" and not status.startswith("2")
+        )
+        missing: int = flow["unanswered"] + self.told["unsent"]
+        return other + missing
+
+    @property
+    def probe_p99_ms(self) -> float:
+        found = [self.told["flows"][name]["statuses"].get("200") for name in PROBES]
+        return max(figures["p99_ms"] if figures else float("inf") for figures in found)
+
+    @property
+    def bad_probes(self) -> int:
+        """Probes that were not answered by 200."""
+        bad = 0
+        for name in PROBES:
+            flow = self.told["flows"][name]
+            bad += flow["unanswered"]
+            bad += sum(figures["answers"] for status, figures in flow["statuses"].items() if status != "200")
+        return bad
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """One round without and with stalled sockets. ends: the report of `tests.bench.stalled`."""
+
+    per_second: float
+    without: dict[str, Any]
+    beside: dict[str, Any]
+    ends: dict[str, Any]
+    foreign_percent: float
+
+    @property
+    def p99_without_ms(self) -> float:
+        return _p99(self.without)
+
+    @property
+    def p99_beside_ms(self) -> float:
+        return _p99(self.beside)
+
+    @property
+    def ratio(self) -> float:
+        return self.p99_beside_ms / self.p99_without_ms
+
+    @property
+    def most_seconds(self) -> float:
+        """Until the last of them was ended."""
+        if self.ends["never_ended"]:
+            return float("inf")
+        return float(max(self.ends["most_seconds"].values()))
+
+    @property
+    def bad(self) -> int:
+        """Healthy requests that were not answered by 200."""
+        flows = [self.without["flows"]["work"], self.beside["flows"]["work"]]
+        return sum(
+            flow["unanswered"]
+            + sum(figures["answers"] for status, figures in flow["statuses"].items() if status != "200")
+            for flow in flows
+        )
+
+
+def _p99(told: dict[str, Any]) -> float:
+    figure: float = told["flows"]["work"]["statuses"]["200"]["p99_ms"]
+    return figure
+
+
+def line(turn: Flood | Stall) -> str:
+    """One turn, for who watches."""
+    if isinstance(turn, Flood):
+        return (
+            f"{turn.work.name:7} peak {turn.peak:.0f}/s, offered {turn.offered:.0f}/s, good {turn.goodput:.0f}/s "
+            f"({turn.ratio:.0%}), 503 p99 {turn.refused_p99_ms:.1f} ms, probes p99 {turn.probe_p99_ms:.1f} ms and "
+            f"{turn.bad_probes} bad, {turn.strange} strange, sent late by {turn.told['late_p99_ms']:.1f} ms at p99, "
+            f"{turn.told['most_connections']} connections, server {turn.cpu_percent:.0f} %, others {turn.foreign_percent:.0f} %"
+        )
+    return (
+        f"stalled: last ended after {turn.most_seconds:.2f} s {turn.ends['most_seconds']}, p99 {turn.p99_without_ms:.2f} ms "
+        f"without and {turn.p99_beside_ms:.2f} ms beside them ({turn.ratio:.2f}×), {turn.bad} bad, {turn.per_second:.0f}/s, "
+        f"others {turn.foreign_percent:.0f} %"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of the table."""
+
+    what: str
+    asked: str
+    measured: str
+    is_reached: bool
+
+
+def _lines(floods: Sequence[Flood], stalls: Sequence[Stall]) -> list[_Line]:
+    lines: list[_Line] = []
+    if stalls:
+        most = max(turn.most_seconds for turn in stalls)
+        ratio = median(turn.ratio for turn in stalls)
+        without, beside = (
+            median(values)
+            for values in zip(*((t.p99_without_ms, t.p99_beside_ms) for t in stalls), strict=True)
+        )
+        lines.append(
+            _Line(
+                "500 stalled sockets, the last one closed",
+                "within 10 s",
+                f"{most:.1f} s",
+                most <= MOST_STALL_SECONDS,
+            )
+        )
+        lines.append(
+            _Line(
+                f"p99 of {stalls[-1].per_second:.0f} healthy requests/s beside them",
+                "under +20 %",
+                f"{ratio - 1:+.0%} ({beside:.1f} ms; {without:.1f} without)",
+                ratio < MOST_SLOWDOWN and not any(turn.bad for turn in stalls),
+            )
+        )
+    for work in dict.fromkeys(turn.work for turn in floods):
+        turns = [turn for turn in floods if turn.work == work]
+        middle = _middle(turns)
+        share, refusal = middle(lambda turn: turn.ratio), middle(lambda turn: turn.refused_p99_ms)
+        bad = sum(turn.bad_probes for turn in turns)
+        lines.append(
+            _Line(
+                f"{work.title}: good answers at 3× the peak of {middle(lambda turn: turn.peak):.0f}/s",
+                "80 % of the peak",
+                f"{share:.0%} ({middle(lambda turn: turn.goodput):.0f}/s of {middle(lambda turn: turn.offered):.0f} offered)",
+                share >= LEAST_GOODPUT and not any(turn.strange for turn in turns),
+            )
+        )
+        lines.append(
+            _Line(
+                "the excess is answered 503, p99",
+                "under 50 ms",
+                f"{refusal:.1f} ms",
+                0 < refusal < MOST_REFUSAL_MS,
+            )
+        )
+        lines.append(
+            _Line(
+                "probes, on fresh connections",
+                "all 200",
+                f"{'all 200' if not bad else f'{bad} were not'}, p99 {middle(lambda turn: turn.probe_p99_ms):.1f} ms",
+                not bad,
+            )
+        )
+    return lines
+
+
+def _middle(turns: Sequence[Flood]) -> Callable[[Callable[[Flood], float]], float]:
+    return lambda figure: median(figure(turn) for turn in turns)
+
+
+def table(floods: Sequence[Flood], stalls: Sequence[Stall]) -> str:
+    """What is asked and what was measured, as Markdown."""
+    rows = [
+        f"| {one.what} | {one.asked} | {one.measured} {'✓' if one.is_reached else '✗'} |"
+        for one in _lines(floods, stalls)
+    ]
+    return "\n".join(["| | asked | measured |", "| --- | --- | --- |", *rows])
+
+
+def conditions(floods: Sequence[Flood], stalls: Sequence[Stall]) -> str:
+    """How the figures came about, and how quiet the machine was."""
+    foreign = max(turn.foreign_percent for turn in [*floods, *stalls])
+    rounds = max(len(stalls), *(sum(turn.work == one.work for turn in floods) for one in floods or ()), 1)
+    return (
+        f"Medians of {rounds} rounds. One process on a core of its own, the load and the stores on the other. Other programs "
+        f"took at most {foreign:.0f} % of a core during a turn; the load left at most "
+        f"{max((turn.told['late_p99_ms'] for turn in floods), default=0.0):.1f} ms late (p99)."
+    )
+
+
+def failures(floods: Sequence[Flood], stalls: Sequence[Stall]) -> list[str]:
+    """What is not reached, and what was not measured because the load itself was late."""
+    problems = [
+        f"{one.what}: {one.measured}, asked: {one.asked}"
+        for one in _lines(floods, stalls)
+        if not one.is_reached
+    ]
+    late = [turn for turn in floods if turn.told["late_p99_ms"] > MOST_LATE_MS]
+    problems += [
+        f"{turn.work.name}: the load left {turn.told['late_p99_ms']:.0f} ms late at p99, so the figures say little"
+        for turn in late
+    ]
+    return problems
