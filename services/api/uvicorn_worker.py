@@ -31,7 +31,7 @@ class AcceptingServer(Server):
             taken.acceptor = None  # it brings no others: one in a turn of the loop does
             return taken
 
-        protocol.acceptor = Acceptor(
+        self._acceptor = protocol.acceptor = Acceptor(
             sockets or [],
             make_taken,
             tls=self.config.ssl,
@@ -41,6 +41,11 @@ class AcceptingServer(Server):
         # and the more requests are at work, the more often there is one.
         gc.collect()
         gc.freeze()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, when all that was taken is known to it."""
+        await self._acceptor.stop()
+        await super().shutdown(sockets)
 
 
 class ServiceWorker(UvicornWorker):  # type: ignore[misc] # its package has no types

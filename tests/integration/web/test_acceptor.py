@@ -78,6 +78,24 @@ def test_those_that_wait_are_accepted_in_few_turns_of_the_loop(
     assert turns < WAITING / 4 if is_with else turns >= WAITING
 
 
+async def test_when_it_stops_what_it_took_is_connected_and_no_more_is_taken(listening: socket.socket) -> None:
+    class Server(Echo):
+        made = 0
+
+    acceptor = Acceptor([listening], Server)
+    clients = [socket.create_connection(listening.getsockname()) for _ in range(3)]
+    acceptor.take_more()
+    assert Server.made == 0
+    await acceptor.stop()
+    assert Server.made == 3
+    clients.append(socket.create_connection(listening.getsockname()))
+    acceptor.take_more()
+    await acceptor.stop()
+    assert Server.made == 3
+    for client in clients:
+        client.close()
+
+
 async def test_a_closed_listener_is_left_alone(listening: socket.socket) -> None:
     listening.close()
     Acceptor([listening], Echo).take_more()

@@ -132,6 +132,68 @@ async def test_a_reader_has_to_keep_up_the_least_rate(
     assert cut_off_at == (LOOKS if is_cut_off else 0)
 
 
+class FullRoom:
+    """Refuses whatever it is asked about."""
+
+    is_full = True
+    starting = 0
+
+
+class Refusing:
+    room = FullRoom()
+
+    def refuse(self, data: bytes, _headers: Any) -> bytes | None:
+        return b"refused" if data == REQUEST else None
+
+
+@pytest.fixture
+def full(protocol: GuardedHttpProtocol) -> GuardedHttpProtocol:
+    protocol._refusals = Refusing()  # type: ignore[assignment]
+    return protocol
+
+
+async def test_a_full_process_refuses_and_the_connection_is_idle_again(full: GuardedHttpProtocol) -> None:
+    for number in range(1, 4):
+        full.data_received(REQUEST)
+        assert full.transport.written == b"refused" * number
+    assert full.cycle is None
+    assert full.timeout_keep_alive_task is not None
+    assert looks_until_cut_off(full) == 0
+    full.data_received(b"GET / HT")
+    assert looks_until_cut_off(full) == LOOKS
+
+
+async def test_what_comes_in_the_middle_of_something_is_not_refused_by_its_bytes(
+    full: GuardedHttpProtocol,
+) -> None:
+    full.data_received(b"GET / HTTP/1.1\r\nX: ")
+    full.data_received(REQUEST)
+    assert full.transport.written == b""
+
+
+async def test_a_client_that_does_not_read_gets_no_refusal_on_top(full: GuardedHttpProtocol) -> None:
+    full.data_received(REQUEST)
+    full.pause_writing()
+    full.data_received(REQUEST)
+    await asyncio.sleep(0)
+    assert full.transport.written == b"refused"
+    full.resume_writing()  # its request was left to the application, whose answer waits for it
+    while not full.cycle.response_complete:
+        await asyncio.sleep(0)
+    assert b"HTTP/1.1 200" in full.transport.written
+
+
+async def test_between_two_requests_it_refuses_too(protocol: GuardedHttpProtocol) -> None:
+    protocol.data_received(REQUEST)
+    protocol._refusals = Refusing()  # type: ignore[assignment]
+    protocol.data_received(REQUEST)
+    while protocol.pipeline or not protocol.cycle.response_complete:
+        await asyncio.sleep(0)
+    assert b"refused" not in protocol.transport.written  # the first was at work
+    protocol.data_received(REQUEST)
+    assert protocol.transport.written.endswith(b"refused")
+
+
 async def test_an_endless_head_is_a_431(protocol: GuardedHttpProtocol) -> None:
     protocol.data_received(b"GET / HTTP/1.1\r\nX-Long: ")
     protocol.data_received(b"x" * 8000)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 MOST_AT_ONCE = 64
+STOP_SECONDS = 1.0
 _log = structlog.get_logger("api.connection")
 
 
@@ -50,6 +51,12 @@ class Acceptor:
                 task = asyncio.get_running_loop().create_task(self._serve(taken))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Takes no more, and waits until those that were taken are connections like all others, which are told of the end."""
+        self._sockets = []
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
 
     async def _serve(self, taken: socket.socket) -> None:
         try:

@@ -169,7 +169,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             if cycle is None
             else cycle.scope is scope and cycle.response_complete and not cycle.more_body
         )
-        if not is_between or self._is_leaving or self.transport.is_closing():
+        # One that does not read its answers is held up by the next one's, which waits for it.
+        if not is_between or self.flow.write_paused or self._is_leaving or self.transport.is_closing():
             return False
         answer = refusals.refuse(data, self.server_state.default_headers)
         if answer is None:
