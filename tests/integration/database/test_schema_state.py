@@ -22,6 +22,8 @@ from scalable_fastapi_system.infra.database.schema_state import (
 from scalable_fastapi_system.infra.settings import Settings
 from sqlalchemy import text
 
+pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
+
 # In a process of its own: this one has imported everything.
 PROGRAM = """
 import asyncio, json, sys
@@ -97,6 +99,7 @@ def test_a_revision_that_is_no_literal_is_an_error(tmp_path: Path) -> None:
         read_revisions([tmp_path])
 
 
+@pytest.mark.only_on("postgres", reason="the driver that is not loaded is psycopg")
 def test_a_service_that_is_ready_has_loaded_neither_alembic_nor_its_driver(postgres_url: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM],
