@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from statistics import median
 
@@ -32,6 +33,9 @@ def main() -> int:
     arguments = parser.parse_args()
     command = shlex.join(["python", "-m", "tests.bench.footprint", *sys.argv[1:]])
     load_before = os.getloadavg()[0]
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that the servers are ended too
     try:
         check_machine()
         images = sizes.images(arguments.images) if arguments.images else []

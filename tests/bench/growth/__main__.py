@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 
@@ -45,6 +46,9 @@ def main() -> int:
         parser.error(f"the smallest table has {rows.FEWEST} rows")
     plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds, most_rows=arguments.most_rows)
     command = shlex.join(["python", "-m", "tests.bench.growth", *sys.argv[1:]])
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that the servers are ended too
     try:
         check_machine()
         with Stores(postgres_url=arguments.postgres, redis_url=arguments.redis) as stores:
