@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hack.dev.errors import DevError
-from tests.bench import document, report
+from tests.bench import report, sections
 from tests.bench.compare import Plan, compare
 from tests.bench.load import MAX_SECONDS
 from tests.bench.machine import check_machine, describe
@@ -60,10 +60,10 @@ def main() -> int:
         facts = {**describe(), "at": datetime.now(UTC).isoformat(), "load_before": load_before}
         arguments.json.write_text(json.dumps({**facts, "rows": [row.as_json() for row in rows]}, indent=1))
     if arguments.write:
-        (document.IMAGES / "bench.svg").write_text(picture(rows), encoding="utf-8")
-        measured = document.provenance("bench", sys.argv[1:], load_before=load_before)
-        conditions = document.paragraph(f"{measured} {report.conditions(rows, plan)}")
-        document.write_section("compare", f"{conditions}\n\n{_IMAGE}\n\n{report.table(rows)}")
+        (sections.IMAGES / "bench.svg").write_text(picture(rows), encoding="utf-8")
+        measured = sections.origin("bench", load_before)
+        conditions = sections.paragraph(f"{measured} {report.conditions(rows, plan)}")
+        sections.write("compare", f"{conditions}\n\n{_IMAGE}\n\n{report.table(rows)}")
     problems = report.failures(rows)
     for problem in problems:
         print(f"not reached: {problem}", file=sys.stderr)

@@ -18,7 +18,7 @@ from typing import Any
 
 from hack.dev.errors import DevError
 from hack.dev.layout import REPOSITORY
-from tests.bench import document, load, open_loop, overload_report, stalled
+from tests.bench import load, open_loop, overload_report, sections, stalled
 from tests.bench.machine import OTHER_CORE, Clock, check_machine
 from tests.bench.overload_report import Flood, Stall
 from tests.bench.servers import Platform
@@ -159,10 +159,9 @@ def main() -> int:
     text = overload_report.table(floods, stalls)
     print(text)
     if arguments.write:
-        given = [word for word in sys.argv[1:] if word != "--write"]
-        measured = document.provenance("bench-overload", given, load_before=load_before)
-        conditions = document.paragraph(f"{measured} {overload_report.conditions(floods, stalls)}")
-        document.write_section("overload", f"{conditions}\n\n{text}")
+        measured = sections.origin("bench-overload", load_before)
+        conditions = sections.paragraph(f"{measured} {overload_report.conditions(floods, stalls)}")
+        sections.write("overload", f"{conditions}\n\n{text}")
     problems = overload_report.failures(floods, stalls)
     for problem in problems:
         print(f"not reached: {problem}", file=sys.stderr)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from hack.dev.errors import DevError
-from tests.bench import document, load
+from tests.bench import load, sections
 from tests.bench.layers import COLLECTOR, LAYERS, OTHER, shares
 from tests.bench.machine import OTHER_CORE, check_machine
 from tests.bench.servers import Limit, Platform, Server, seed_limits
@@ -57,9 +57,8 @@ def main() -> int:
     text = table(profiles)
     print(text)
     if arguments.write:
-        given = [word for word in sys.argv[1:] if word != "--write"]
-        measured = document.provenance("bench-profile", given, load_before=load_before)
-        document.write_section("profile", f"{document.paragraph(measured)}\n\n{text}")
+        measured = sections.paragraph(sections.origin("bench-profile", load_before))
+        sections.write("profile", f"{measured}\n\n{text}")
     return 0
 
 

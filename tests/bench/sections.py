@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import sys
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +16,7 @@ from hack.dev.layout import REPOSITORY
 from tests.bench.machine import describe
 
 PAGE = REPOSITORY / "docs" / "performance.md"
+IMAGES = REPOSITORY / "docs" / "images"
 
 
 def replace(text: str, name: str, body: str) -> str:
@@ -35,11 +40,18 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int =
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
 
 
-def origin(command: str, load_before: float) -> str:
-    """When, by which command and on what the figures beside it were measured, as one line."""
+def paragraph(text: str) -> str:
+    """The text in lines as the page has them."""
+    return textwrap.fill(text, 130, break_long_words=False, break_on_hyphens=False)
+
+
+def origin(target: str, load_before: float) -> str:
+    """When, by which command (`make target` with this process's arguments) and on what something was measured."""
+    given = [word for word in sys.argv[1:] if word != "--write"]
+    command = f"make {target}" + (f' ARGS="{shlex.join(given)}"' if given else "")
     facts = describe()
+    system = re.sub(r"(\d+\.\d+).*", r"\1", facts["system"])
     return (
-        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {facts['processor']}, {facts['system']}, "
-        f"Python {facts['python']}; load average before it {load_before:.1f} "
-        f"and after it {os.getloadavg()[0]:.1f}."
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {facts['processor']}, {system}, Python {facts['python']}; "
+        f"load average before it {load_before:.1f} and after it {os.getloadavg()[0]:.1f}."
     )

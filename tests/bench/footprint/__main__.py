@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import signal
 import sys
 from statistics import median
@@ -31,7 +30,6 @@ def main() -> int:
     parser.add_argument("--redis", help="a running server's URL")
     parser.add_argument("--write", action="store_true", help="puts the tables into docs/performance.md")
     arguments = parser.parse_args()
-    command = shlex.join(["python", "-m", "tests.bench.footprint", *sys.argv[1:]])
     load_before = os.getloadavg()[0]
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
@@ -62,7 +60,7 @@ def main() -> int:
         ]
         if images:
             parts.append(tables.of_images(images))
-        body = "\n\n".join([*parts, sections.origin(command, load_before)])
+        body = "\n\n".join([*parts, sections.paragraph(sections.origin("bench-footprint", load_before))])
         print(body)
         if arguments.write:
             sections.write(SECTION, body)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -45,7 +44,6 @@ def main() -> int:
     if arguments.most_rows < rows.FEWEST:
         parser.error(f"the smallest table has {rows.FEWEST} rows")
     plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds, most_rows=arguments.most_rows)
-    command = shlex.join(["python", "-m", "tests.bench.growth", *sys.argv[1:]])
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
     )  # so that the servers are ended too
@@ -61,7 +59,8 @@ def main() -> int:
                     if name == "processes"
                     else tables.conditions(plan)
                 )
-                body = f"{table} {conditions}\n\n{sections.origin(command, load_before)}"
+                measured = sections.paragraph(sections.origin("bench-growth", load_before))
+                body = f"{table} {conditions}\n\n{measured}"
                 print(f"\n{body}\n", flush=True)
                 if arguments.write:
                     sections.write(f"growth-{name}", body)

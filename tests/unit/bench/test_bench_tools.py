@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from hack.dev.errors import DevError
-from tests.bench import document
 from tests.bench.layers import HTTP, LOOP, OTHER, layer_of, shares
 from tests.bench.open_loop import percentile
 
@@ -53,22 +49,3 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
     assert percentile([], 99) == 0
     assert percentile([3.0, 1.0, 2.0], 50) == 2
     assert percentile([float(number) for number in range(1000)], 99) == 990
-
-
-def test_a_section_is_written_between_its_marks_and_nowhere_else(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "a\n<!-- bench: one -->\nold\n<!-- bench: end -->\nb\n<!-- bench: two -->\nkept\n<!-- bench: end -->\n"
-    )
-    document.write_section("one", "new\n", page=page)
-    assert page.read_text() == (
-        "a\n<!-- bench: one -->\nnew\n<!-- bench: end -->\nb\n<!-- bench: two -->\nkept\n<!-- bench: end -->\n"
-    )
-    with pytest.raises(DevError):
-        document.write_section("three", "new", page=page)
-
-
-def test_the_page_has_a_section_for_each_bench_that_writes_one() -> None:
-    text = document.PAGE.read_text()
-    for name in ("compare", "profile", "overload"):
-        assert text.count(f"<!-- bench: {name} -->") == 1

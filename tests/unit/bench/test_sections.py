@@ -37,7 +37,13 @@ def test_a_section_that_is_not_there_exactly_once_is_an_error(text: str):
 
 def test_the_page_has_a_section_for_whatever_is_measured():
     text = sections.PAGE.read_text(encoding="utf-8")
-    for name in (*(f"growth-{dimension}" for dimension in DIMENSIONS), SECTION):
+    for name in (
+        "compare",
+        "profile",
+        "overload",
+        *(f"growth-{dimension}" for dimension in DIMENSIONS),
+        SECTION,
+    ):
         sections.replace(text, name, "new")
 
 
