@@ -1,8 +1,10 @@
 """The pool of asynchronous sessions: what it keeps after a burst, and how it tells the dead from the living."""
 
 import asyncio
+import logging
 import time
 
+import asyncpg
 import pytest
 from scalable_fastapi_system.infra.database import DatabaseManager, liveness, pool
 from sqlalchemy import event, text
@@ -112,3 +114,28 @@ def terminate(server, pid):
     from psycopg import sql
 
     server.execute(sql.SQL("SELECT pg_terminate_backend({})").format(sql.Literal(pid)))
+
+
+async def test_a_loop_that_ends_while_a_connection_is_closing_is_no_error(database, monkeypatch, caplog):
+    """As a job's thread does whose work is called off: what is under way in its loop is cancelled."""
+    closed = []
+
+    async def close(self, **_limits):
+        closed.append(self)
+        await asyncio.Event().wait()
+
+    async def use():
+        async with database.async_engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def called_off():
+        task = asyncio.create_task(use())
+        while not closed and not task.done():
+            await asyncio.sleep(0.01)
+        assert not task.done(), task.result()
+
+    monkeypatch.setattr(asyncpg.Connection, "close", close)
+    with caplog.at_level(logging.INFO):
+        await asyncio.to_thread(asyncio.run, called_off())
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert [connection.is_closed() for connection in closed] == [True]

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import NullPool
 
-from scalable_fastapi_system.infra.database.pool import LingeringPool
+from scalable_fastapi_system.infra.database.pool import AsyncNullPool, LingeringPool
 from scalable_fastapi_system.infra.settings import DatabaseSettings
 
 # A writer waits so long for the one lock there is, which a loaded machine may need.
@@ -31,7 +31,7 @@ def engine_options(
         options["isolation_level"] = "READ COMMITTED"
     if backend == "sqlite" or not pooled:
         # A SQLite connection costs less than keeping one consistent across threads and loops.
-        options["poolclass"] = NullPool
+        options["poolclass"] = AsyncNullPool if asynchronous and backend != "sqlite" else NullPool
         return options
     options |= {
         "pool_size": settings.pool_size,
