@@ -130,11 +130,12 @@ async def test_warming_happens_at_the_start_and_by_schedule(make_settings: Calla
     assert runs == []
     await cache.start()
     await settle()
-    assert sorted(runs) == ["often", "once"]
+    assert set(runs) == {"often", "once"}
     assert await cache.get("user:1") == {"id": 1}
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(30):
+        while runs.count("often") < 3:
+            await asyncio.sleep(0.01)
     assert runs.count("once") == 1
-    assert runs.count("often") >= 3
     await cache.stop()
     count = len(runs)
     await asyncio.sleep(0.05)
