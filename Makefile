@@ -85,7 +85,7 @@ bench-footprint: $(SETUP) ## Measure start-up, memory, imports and sizes (ARGS="
 	$(BIN)/python -m tests.bench.footprint $(ARGS)
 
 .PHONY: bench-overload
-bench-overload: $(SETUP) ## Measure what slow clients and three times the possible load cost others (ARGS="--rounds 1")
+bench-overload: $(SETUP) ## Measure what slow clients and three times the possible load cost others
 	$(BIN)/python -m tests.bench.overload $(ARGS)
 
 .PHONY: bench-profile

@@ -19,6 +19,7 @@ _RULES = {
         "value is not a valid email address",  # reserved domains and what IDNA refuses
         "Name can only contain printable characters",  # a class of Unicode that patterns lack
         "cannot be stored: the character U+0000",  # deep inside free JSON, which PostgreSQL cannot keep
+        "This cannot be kept as it is: Integer exceeds 64-bit range",  # likewise; in a schema it is a number as any other
         "This Idempotency-Key was used for another request",  # it depends on what was sent before
         "This is not text: it holds half a character",  # a lone surrogate
     ),

@@ -69,4 +69,4 @@ def test_a_new_domain_passes_every_check_and_its_own_tests(
         )
     test = "tests/integration/domains/test_purchase_orders.py"
     # On SQLite: the stores' template of Postgres is migrated by the packages that are installed.
-    assert "9 passed" in run(checkout, "pytest", "-q", "-p", "no:cacheprovider", "-k", "sqlite", test)
+    assert "9 passed" in run(checkout, "pytest", "-q", "-p", "no:cacheprovider", "--database", "sqlite", test)

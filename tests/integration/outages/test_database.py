@@ -25,6 +25,8 @@ AWAY = (503, "SERVICE_UNAVAILABLE")
 async def test_an_outage_of_the_database_is_a_503_where_it_is_needed_and_is_over_when_it_is_back(
     world: World, how: str
 ) -> None:
+    if how == "frozen" and world.database.pooler is not None:
+        pytest.skip("PgBouncer 1.18 ends where cancel requests wait for a server that stands still")
     async with world.asking():
         await world.more()
         if how == "restarted":
