@@ -96,6 +96,10 @@ bench-profile: $(SETUP) ## Measure where a request's time goes, layer by layer (
 bench-jobs: .venv-bench/.setup ## Measure the job queue beside arq, saq, taskiq and procrastinate (ARGS="--rounds 1")
 	$(BIN)/python -m tests.bench.jobs $(ARGS)
 
+.PHONY: bench-caches
+bench-caches: .venv-bench/.setup ## Measure the cache beside cashews (ARGS="--rounds 1")
+	$(BIN)/python -m tests.bench.caches $(ARGS)
+
 .venv-bench/.setup: $(SETUP) hack/dev/setup requirements/bench.txt
 	@hack/dev/setup bench
 	@touch $@

@@ -1,0 +1,1 @@
+"""Ours beside cashews, in one run. See `__main__`."""
