@@ -275,7 +275,8 @@ class Stores:
 def migrate(database_url: str) -> None:
     """Bring a database to the product's newest schema, as an operator would; DevError with the output if not."""
     environment = {
-        "PATH": os.environ["PATH"],
+        # and what leads a copy of the repository to its own packages
+        **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
         "ENVIRONMENT": "test",
         "DATABASE__DATABASE_URL": database_url,
     }

@@ -68,5 +68,5 @@ def test_a_new_domain_passes_every_check_and_its_own_tests(
             ENVIRONMENT="test",
         )
     test = "tests/integration/domains/test_purchase_orders.py"
-    # On SQLite: the stores' template of Postgres is migrated by the packages that are installed.
+    # On SQLite, which needs no other server beside those of this run.
     assert "9 passed" in run(checkout, "pytest", "-q", "-p", "no:cacheprovider", "--database", "sqlite", test)
