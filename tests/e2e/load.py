@@ -42,7 +42,8 @@ class Load:
         """Everything that it saw."""
         self._system.kubectl("exec", self._name, "--", "touch", "/tmp/stop")
         assert ended(self._system, self._name, 180) == "Succeeded"
-        return json.loads(self._system.kubectl("logs", self._name, "--tail=1"))
+        lines = [json.loads(line) for line in self._system.kubectl("logs", self._name).splitlines()]
+        return {**lines[-1], "tasks": [task for line in lines for task in line.get("tasks", ())]}
 
 
 @contextmanager

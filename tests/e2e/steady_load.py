@@ -2,7 +2,8 @@
 
 Callers of one kind keep their connection for as long as the server lets them, callers of the other open one for each
 request. Nothing is tried twice: a refused or broken connection is a failed request, on a kept-alive one as well. Each
-second prints a line with the counts so far; once /tmp/stop exists the last line tells everything.
+second prints a line with the counts so far; once /tmp/stop exists the last line tells what failed, and those before it the
+tasks that were accepted, a few in a line: a container's log is cut into lines of 16 KiB.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ CALLERS = 10
 REQUESTS_A_SECOND = 10.0  # of one caller: 200 a second of all of both kinds, where the machine can
 CREATE_EVERY = 50
 TIMEOUT_SECONDS = 60
+TASKS_A_LINE = 200
 STOP = Path("/tmp/stop")
 HOST, PORT, TOKEN = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
@@ -103,7 +105,9 @@ def main() -> None:
         with lock:
             print(json.dumps(counts), flush=True)
     seconds = time.monotonic() - began
-    print(json.dumps({**counts, "seconds": seconds, "failures": failures[:20], "tasks": tasks}), flush=True)
+    for first in range(0, len(tasks), TASKS_A_LINE):
+        print(json.dumps({"tasks": tasks[first : first + TASKS_A_LINE]}))
+    print(json.dumps({**counts, "seconds": seconds, "failures": failures[:20]}), flush=True)
 
 
 main()
