@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -44,7 +45,8 @@ CHUNK_BYTES = 512 * 1024  # one round trip of some milliseconds; a few in memory
 _DELETED_AT_ONCE = 64  # chunks per transaction: 32 MiB
 _LISTED_AT_ONCE = 500
 _GARBAGE_AT_ONCE = 100
-_TRIES = 5  # of the publishing transaction, against other writers of the same key
+_TRIES = 10  # of the publishing transaction, against other writers of the same key: one of them gets through each time
+_PAUSE_SECONDS = 0.05  # at the most before the second try; each later one may wait that much longer
 _MYSQL_DEADLOCK = 1213
 _POSTGRES_DEADLOCK = "40P01"
 
@@ -136,12 +138,14 @@ class DatabaseStorage(FileStorage):
         return await self._transact(work)
 
     async def _transact(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        for left in reversed(range(_TRIES)):
+        for made in range(_TRIES):
+            if made:  # at different times, or the same ones meet again
+                await asyncio.sleep(random.uniform(0, _PAUSE_SECONDS * made))  # noqa: S311 - not for a secret
             try:
                 async with self._database.transaction() as session:
                     return await work(session)
             except DBAPIError as error:
-                if not left or not _is_contention(error):
+                if made == _TRIES - 1 or not _is_contention(error):
                     raise
         raise AssertionError  # the last try returns or raises
 
