@@ -16,7 +16,7 @@ _OTHER, _BASE, _OURS, _TRACED, _ASKED = "#c4ccd4", "#57606a", "#2da44e", "#a5d6b
 
 def picture(rows: Sequence[Row]) -> str:
     """An SVG: a bar a row, grouped by work. A red mark is the rate that the asked ratio makes of the hand-written one's."""
-    works = list(dict.fromkeys(row.work for row in rows))
+    works = list({row.work.name: row.work for row in rows}.values())
     height = _TOP + sum(_HEADING for _ in works) + len(rows) * (_BAR + _GAP) + _BOTTOM
     most = max(row.middle("per_second") for row in rows)
     scale = (WIDTH - _LEFT - _RIGHT) / most
