@@ -42,9 +42,13 @@ run: $(SETUP) ## Run everything here: Postgres, Redis, API, worker (PORT=8000)
 stop: $(SETUP) ## Stop a `make run` from elsewhere, or what a killed one left
 	@$(BIN)/python -m hack.dev.stop
 
+# A test that sits in C code, where pytest's own limit does not reach, ends its process with the stacks of it; xdist
+# names the test and goes on with another process.
+HANGS = -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
+
 .PHONY: test
 test: $(SETUP) ## Run all tests that need no cluster (ARGS="-k name", WORKERS=auto, DATABASE=mariadb)
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup \
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(HANGS) \
 		$(if $(DATABASE),--database '$(DATABASE)' tests/integration tests/contract) $(ARGS)
 
 .PHONY: test-databases
@@ -69,7 +73,7 @@ fuzz: $(SETUP) ## Try every operation of the API with many examples (EXAMPLES=50
 .PHONY: coverage
 coverage: $(SETUP) ## Run the tests and say which lines and branches they did not run (WORKERS=auto)
 	$(BIN)/coverage erase
-	@status=0; $(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-report= $(ARGS) || status=$$?; \
+	@status=0; $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(HANGS) --cov --cov-report= $(ARGS) || status=$$?; \
 		$(BIN)/coverage report || status=$$?; exit $$status
 
 .PHONY: bench

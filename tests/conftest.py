@@ -29,7 +29,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ from tests.support.databases import (
     find_missing_programs,
     section_for,
 )
+from tests.support.hanging import describe_waiting_tasks
 from tests.support.stores import FOLDER_VARIABLE, Stores, close_run, open_run
 
 if TYPE_CHECKING:
@@ -109,6 +110,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """The last thing of a run: xdist's workers have ended."""
     if not hasattr(config, "workerinput") and FOLDER_VARIABLE in os.environ:
         close_run(Path(os.environ.pop(FOLDER_VARIABLE)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds to the report of a test that ran out of time what its tasks wait for."""
+    report = yield
+    if call.excinfo is not None and "from pytest-timeout" in str(call.excinfo.value):
+        report.sections.append(("tasks that had not ended", describe_waiting_tasks()))
+    return report
 
 
 @pytest.fixture(autouse=True)
