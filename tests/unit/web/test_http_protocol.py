@@ -163,6 +163,18 @@ async def test_a_full_process_refuses_and_the_connection_is_idle_again(full: Gua
     assert looks_until_cut_off(full) == LOOKS
 
 
+async def test_a_refusal_begins_the_idle_time_anew(full: GuardedHttpProtocol) -> None:
+    full.timeout_keep_alive = 0.4  # type: ignore[assignment] # uvicorn's are whole seconds
+    full.data_received(REQUEST)
+    await asyncio.sleep(0.25)
+    full.data_received(REQUEST)
+    await asyncio.sleep(0.25)
+    assert not full.transport.is_closing()
+    async with asyncio.timeout(30):
+        while not full.transport.is_closing():
+            await asyncio.sleep(0.02)
+
+
 async def test_what_comes_in_the_middle_of_something_is_not_refused_by_its_bytes(
     full: GuardedHttpProtocol,
 ) -> None:

@@ -61,6 +61,9 @@ async def test_a_whole_request_is_refused_with_all_that_a_failure_has(
     assert (body["status"], body["error_code"], body["instance"]) == (503, "SERVICE_UNAVAILABLE", "/things/7")
     assert f"x-request-id: {body['request_id']}".encode() in lines
     labels = {"method": "GET", "status": "5xx", "handler": "/things/{thing_id}"}
+    async with asyncio.timeout(30):  # counted once a second
+        while not registry.get_sample_value("http_requests_shed_total"):
+            await asyncio.sleep(0.05)
     assert registry.get_sample_value("http_requests_total", labels) == 1
     assert registry.get_sample_value("http_requests_shed_total") == 1
 
@@ -114,6 +117,30 @@ async def test_what_is_in_doubt_and_what_is_exempt_is_left_to_others(
 ) -> None:
     assert refusals.refuse(request_bytes, []) is None
     assert registry.get_sample_value("http_requests_shed_total") == 0
+
+
+async def test_every_refusal_of_a_path_has_an_id_of_its_own_and_each_path_its_own_body(
+    refusals: Refusals,
+) -> None:
+    told = [
+        parts(refusals.refuse(b"GET /things/%d HTTP/1.1\r\n\r\n" % number, []))[1] for number in (1, 1, 2)
+    ]
+    assert [body["instance"] for body in told] == ["/things/1", "/things/1", "/things/2"]
+    assert len({body["request_id"] for body in told}) == 3
+
+
+async def test_however_many_paths_are_refused_all_are_counted_and_the_memory_is_bounded(
+    refusals: Refusals, registry: CollectorRegistry
+) -> None:
+    for number in range(3000):
+        refusals.refuse(b"GET /things/%d HTTP/1.1\r\n\r\n" % number, [])
+    assert len(refusals._refused) <= 1024
+    async with asyncio.timeout(30):
+        while registry.get_sample_value("http_requests_shed_total") != 3000:
+            await asyncio.sleep(0.05)
+    labels = {"method": "GET", "handler": "/things/{thing_id}"}
+    assert registry.get_sample_value("http_requests_total", {**labels, "status": "5xx"}) == 3000
+    assert not registry.get_sample_value("http_request_duration_seconds_count", labels)
 
 
 async def test_the_log_has_one_line_for_all_that_were_refused_within_a_second(refusals: Refusals) -> None:

@@ -125,6 +125,22 @@ class MetricsManager:
         endpoint: the route's template, never a concrete path (a path with ids in it makes a series each).
         duration: seconds.
         """
+        children = self._children_of(method, endpoint, status)
+        children.count.inc()
+        children.latency_high.observe(duration)
+        children.latency_low.observe(duration)
+        children.request_size.observe(request_bytes)
+        children.response_size.observe(response_bytes)
+
+    def record_refused(self, method: str, endpoint: str, count: int = 1) -> None:
+        """Counts requests that a full process refused with 503.
+
+        Their durations and sizes are nowhere: they would make those of the served ones look better than they are.
+        """
+        self.shed.inc(count)
+        self._children_of(method, endpoint, 503).count.inc(count)
+
+    def _children_of(self, method: str, endpoint: str, status: int) -> _Children:
         key = (method, endpoint, status // 100)
         children = self._children.get(key)
         if children is None:
@@ -132,8 +148,4 @@ class MetricsManager:
                 self._children.clear()
             children = _Children(self._collectors, method, endpoint, f"{status // 100}xx")
             self._children[key] = children
-        children.count.inc()
-        children.latency_high.observe(duration)
-        children.latency_low.observe(duration)
-        children.request_size.observe(request_bytes)
-        children.response_size.observe(response_bytes)
+        return children

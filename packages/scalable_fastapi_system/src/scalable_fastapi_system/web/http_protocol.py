@@ -96,6 +96,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._pause: object = None
         self._head_bytes = 0
         self._is_leaving = False
+        self._refused_at = float("-inf")  # for want of room, by the loop's clock
         # What the platform's middleware left for us. None for another application, or behind one that wraps ours.
         state = getattr(self.config.loaded_app, "state", None)
         self._refusals: Refusals | None = getattr(state, "refusals", None)
@@ -152,6 +153,13 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         else:
             self.cycle.keep_alive = False
 
+    def timeout_keep_alive_handler(self) -> None:
+        left = self._refused_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0 and not self.transport.is_closing():
+            self._wait_for_next(left)
+        else:
+            super().timeout_keep_alive_handler()
+
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg)
 
@@ -175,12 +183,15 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         answer = refusals.refuse(data, self.server_state.default_headers)
         if answer is None:
             return False
-        self._unset_keepalive_if_required()
         self.transport.write(answer)
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        # The idle time begins anew: by a mark, because ending a timer and making another costs as much as the rest.
+        self._refused_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._wait_for_next(self.timeout_keep_alive)
         return True
+
+    def _wait_for_next(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _look(self) -> None:
         self._timer = self.loop.call_later(self.seconds_between_looks, self._look)

@@ -155,7 +155,7 @@ class PlatformMiddleware:
         except Exception as error:  # noqa: BLE001 - the last stop: everything becomes an answer here
             await self._answer_error(exchange, scope, receive, error)
         finally:
-            self._room.at_work -= 1
+            self._room.leave()
             if exchange.is_stream:
                 self._room.streams -= 1
             self._finish(exchange, scope)
@@ -172,8 +172,7 @@ class PlatformMiddleware:
         if facts.timeout_seconds is None:
             is_full = is_full or room.streams >= room.most_streams
         if is_full and not facts.is_probe:
-            if self._metrics is not None:
-                self._metrics.shed.inc()
+            exchange.is_refused = True
             raise no_room()
         if self._identify is not None:
             self._identify(scope, exchange.authorization, exchange.api_key)
@@ -267,7 +266,11 @@ class PlatformMiddleware:
         seconds = time.perf_counter() - exchange.started
         status = exchange.status or 500
         facts = exchange.facts
-        if self._metrics is not None:
+        if self._metrics is None:
+            pass
+        elif exchange.is_refused:
+            self._metrics.record_refused(scope["method"], facts.template)
+        else:
             self._metrics.record_request(
                 scope["method"],
                 facts.template,
@@ -336,6 +339,7 @@ class _Exchange:
         "host",
         "idempotency_key",
         "is_body_complete",
+        "is_refused",
         "is_stream",
         "must_close",
         "path_params",
@@ -364,6 +368,7 @@ class _Exchange:
         self.has_body = False
         self.has_origin = False
         self.is_body_complete = False
+        self.is_refused = False  # for want of room
         self.must_close = False
         self.is_stream = False
         self.failure: Exception | None = None  # what nobody handled

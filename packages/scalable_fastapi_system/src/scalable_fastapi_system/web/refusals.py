@@ -26,6 +26,7 @@ from scalable_fastapi_system.web.security_headers import API_POLICY
 NO_ROOM = "The service is at its limit; try again shortly"
 RETRY_AFTER_SECONDS = 1
 _TELL_SECONDS = 1.0
+_MOST_LINES = 1024
 _FIRST_LINE = re.compile(rb"(GET|POST|PUT|PATCH|DELETE) (/[!-$&->@-~]*)(?:\?[!-~]*)? HTTP/1\.1\r\n")
 # Headers that make a request more than its bytes tell, folded lines, and a connection that is to end.
 _DOUBTFUL = re.compile(
@@ -39,6 +40,20 @@ _log = structlog.get_logger("api.request")
 def no_room() -> ServiceUnavailableException:
     """The same refusal, as the middleware gives it."""
     return ServiceUnavailableException(NO_ROOM, retry_after_seconds=RETRY_AFTER_SECONDS)
+
+
+class _Refused:
+    """What all refusals of one method and path have in common."""
+
+    __slots__ = ("after", "before", "count", "method", "template")
+
+    def __init__(self, method: str, template: str, before: bytes, after: bytes) -> None:
+        """before, after: the body's bytes around the request id."""
+        self.method = method
+        self.template = template
+        self.before = before
+        self.after = after
+        self.count = 0
 
 
 class Refusals:
@@ -55,7 +70,11 @@ class Refusals:
         self.room = room
         self._routes = routes
         self._metrics = metrics
+        # By first line. Emptied every second, when what was refused is counted and told.
+        self._refused: dict[bytes, _Refused] = {}
         self._untold = 0
+        self._is_to_tell = False
+        self._default_headers: list[tuple[bytes, bytes]] | None = None
         lines = [
             *headers,
             (b"content-security-policy", API_POLICY.encode()),
@@ -64,14 +83,15 @@ class Refusals:
             (b"retry-after", b"%d" % RETRY_AFTER_SECONDS),
         ]
         self._headers = b"".join(b"%s: %s\r\n" % line for line in lines)
+        self._first_lines = b""
 
     def refuse(self, data: bytes, default_headers: list[tuple[bytes, bytes]]) -> bytes | None:
         """The answer to the request that these bytes are; None where that is not for this place to say."""
-        first = _FIRST_LINE.match(data)
+        first_end = data.find(b"\r\n") + 2
         end = data.find(b"\r\n\r\n")
-        if first is None or end < 0:
+        if end < 0:
             return None
-        head = data[first.end() - 2 : end + 2]
+        head = data[first_end - 2 : end + 2]
         if _DOUBTFUL.search(head) is not None or head.count(b"\n") != head.count(b"\r\n") or b"\0" in head:
             return None
         found = _TOLD.findall(head)
@@ -82,13 +102,36 @@ class Refusals:
         length = told.get(b"content-length", b"0")
         if not length.isdigit() or end + 4 + int(length) != len(data):
             return None
+        line = data[:first_end]
+        refused = self._refused.get(line) or self._begin(line)
+        if refused is None:
+            return None
+        refused.count += 1
+        inbound_id = told.get(b"x-request-id", b"").decode()
+        request_id = (inbound_id if is_request_id(inbound_id) else new_request_id()).encode()
+        if default_headers is not self._default_headers:  # another list with each second, for its date
+            self._default_headers = default_headers
+            defaults = b"".join(b"%s: %s\r\n" % header for header in default_headers)
+            self._first_lines = b"HTTP/1.1 503 Service Unavailable\r\n" + defaults + self._headers
+        return b"%sx-request-id: %s\r\ncontent-length: %d\r\n\r\n%s%s%s" % (
+            self._first_lines,
+            request_id,
+            len(refused.before) + len(request_id) + len(refused.after),
+            refused.before,
+            request_id,
+            refused.after,
+        )
+
+    def _begin(self, line: bytes) -> _Refused | None:
+        first = _FIRST_LINE.fullmatch(line)
+        if first is None:
+            return None
         method, path = first[1].decode(), first[2].decode()
         facts, _ = self._routes.find(method, path)
         if facts.is_probe:
             return None
-        inbound_id = told.get(b"x-request-id", b"").decode()
-        request_id = inbound_id if is_request_id(inbound_id) else new_request_id()
         error = no_room()
+        mark = new_request_id()
         body = to_json(
             problem_body(
                 status=error.status_code,
@@ -96,29 +139,27 @@ class Refusals:
                 error_code=error.error_code,
                 title=error.title,
                 path=path,
-                request_id=request_id,
+                request_id=mark,
             )
         )
-        self._note(method, facts.template, int(length), len(body))
-        defaults = b"".join(b"%s: %s\r\n" % header for header in default_headers)
-        return b"HTTP/1.1 503 Service Unavailable\r\n%s%sx-request-id: %s\r\ncontent-length: %d\r\n\r\n%s" % (
-            defaults,
-            self._headers,
-            request_id.encode(),
-            len(body),
-            body,
-        )
-
-    def _note(self, method: str, template: str, request_bytes: int, response_bytes: int) -> None:
-        if self._metrics is not None:
-            self._metrics.shed.inc()
-            self._metrics.record_request(
-                method, template, 503, 0.0, request_bytes=request_bytes, response_bytes=response_bytes
-            )
-        if not self._untold:
+        before, _, after = body.partition(mark.encode())
+        if len(self._refused) >= _MOST_LINES:  # nobody's memory is filled by paths that nobody serves
+            self._count()
+        refused = self._refused[line] = _Refused(method, facts.template, before, after)
+        if not self._is_to_tell:
+            self._is_to_tell = True
             asyncio.get_running_loop().call_later(_TELL_SECONDS, self._tell)
-        self._untold += 1
+        return refused
+
+    def _count(self) -> None:
+        for refused in self._refused.values():
+            self._untold += refused.count
+            if self._metrics is not None:
+                self._metrics.record_refused(refused.method, refused.template, refused.count)
+        self._refused.clear()
 
     def _tell(self) -> None:
-        _log.warning("requests refused, the process is full", count=self._untold, room=self.room.most)
+        self._count()
+        _log.warning("requests refused, the process is full", count=self._untold, room=self.room.limit)
         self._untold = 0
+        self._is_to_tell = False

@@ -228,8 +228,8 @@ class APISettings(_Section):
     max_concurrent_requests: int = Field(
         512,
         ge=1,
-        description="Requests at work in one process; more are answered 503 at once. One that waits for a slow client "
-        "does not count.",
+        description="Requests at work in one process; more are answered 503 at once, and fewer while it is busy without "
+        "a pause (docs/outages.md). One that waits for a slow client does not count.",
     )
     max_event_streams: int = Field(
         5000,
