@@ -193,7 +193,7 @@ def _saturation(made: dashboards.Dashboard) -> None:
     made.with_panel(
         lines(
             "Requests at work",
-            "By pod. `API__MAX_CONCURRENT_REQUESTS` is where a process begins to refuse.",
+            "By pod. A process refuses from `API__MAX_CONCURRENT_REQUESTS` on, and sooner while it is busy without a pause.",
             units.Short,
             Query(f"sum by (pod) (http_requests_inprogress{selector()})", "{{pod}}"),
             span=8,

@@ -12,9 +12,7 @@ from tests.e2e.prometheus import Prometheus, cluster_prometheus
 from tests.e2e.system import System, User, from_environment, register
 
 _systems: list[System] = []
-_LIMIT_SECONDS = (
-    3600  # of a test that brings a cluster's pods up and down; what waits inside has its own, shorter limits
-)
+_LIMIT_SECONDS = 3600  # of a test that brings pods up and down; what waits inside has its own, shorter limits
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

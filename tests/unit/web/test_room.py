@@ -73,3 +73,14 @@ def test_the_time_at_work_grows_with_work() -> None:
     began = busy_seconds()
     while busy_seconds() - began < 0.02:
         sum(range(10_000))
+
+
+def test_whoever_came_past_the_server_is_judged_by_the_same_room(clock: Clock) -> None:
+    room = Room(MOST, 1)
+    for _ in range(6):
+        clock.pass_by(room, INTERVAL_SECONDS, busy_share=1.0)
+    room.at_work = LEAST
+    assert room.is_full
+    assert not room.is_over
+    room.at_work = LEAST + 1
+    assert room.is_over

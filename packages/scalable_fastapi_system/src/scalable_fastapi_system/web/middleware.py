@@ -266,11 +266,9 @@ class PlatformMiddleware:
         seconds = time.perf_counter() - exchange.started
         status = exchange.status or 500
         facts = exchange.facts
-        if self._metrics is None:
-            pass
-        elif exchange.is_refused:
+        if self._metrics is not None and exchange.is_refused:
             self._metrics.record_refused(scope["method"], facts.template)
-        else:
+        elif self._metrics is not None:
             self._metrics.record_request(
                 scope["method"],
                 facts.template,

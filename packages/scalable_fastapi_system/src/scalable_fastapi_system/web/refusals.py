@@ -73,7 +73,6 @@ class Refusals:
         # By first line. Emptied every second, when what was refused is counted and told.
         self._refused: dict[bytes, _Refused] = {}
         self._untold = 0
-        self._is_to_tell = False
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         lines = [
             *headers,
@@ -143,12 +142,11 @@ class Refusals:
             )
         )
         before, _, after = body.partition(mark.encode())
-        if len(self._refused) >= _MOST_LINES:  # nobody's memory is filled by paths that nobody serves
+        if not self._refused:
+            asyncio.get_running_loop().call_later(_TELL_SECONDS, self._tell)
+        elif len(self._refused) >= _MOST_LINES:  # nobody's memory is filled by paths that nobody serves
             self._count()
         refused = self._refused[line] = _Refused(method, facts.template, before, after)
-        if not self._is_to_tell:
-            self._is_to_tell = True
-            asyncio.get_running_loop().call_later(_TELL_SECONDS, self._tell)
         return refused
 
     def _count(self) -> None:
@@ -162,4 +160,3 @@ class Refusals:
         self._count()
         _log.warning("requests refused, the process is full", count=self._untold, room=self.room.limit)
         self._untold = 0
-        self._is_to_tell = False

@@ -69,12 +69,12 @@ class Room:
     @property
     def is_full(self) -> bool:
         """Whether one more would be too many."""
-        return self.at_work - self.waiting - self.streams + self.starting >= self.limit
+        return self.taken + self.starting >= self.limit
 
     @property
     def is_over(self) -> bool:
         """Whether those inside are too many, the one who asks among them."""
-        return self.taken > self.most
+        return self.taken > self.limit
 
     def note_waiting(self, change: int) -> None:
         """Counts requests that begin (1) or cease (-1) to wait for their clients."""
