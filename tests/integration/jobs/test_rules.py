@@ -464,12 +464,12 @@ async def test_a_plain_function_runs_in_a_thread(any_lab: Lab, registry: JobRegi
 async def test_a_thread_that_takes_too_long_is_abandoned(any_lab: Lab, registry: JobRegistry) -> None:
     @job("endless", registry=registry, timeout_seconds=0.2, max_attempts=1)
     def endless(ctx: Any) -> None:
+        started = time.monotonic()
         while not ctx.is_cancelled:
             time.sleep(0.01)
             if time.monotonic() - started > 1:
                 return
 
-    started = time.monotonic()
     await any_lab.start_worker()
     handle = await any_lab.client.enqueue_now(endless)
     ended = await any_lab.ended(handle.id)

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.infra.redis import RedisAwayError, RedisConnections
 
 _CHANNEL = "changed-users"
@@ -49,8 +50,7 @@ class ChangeFeed:
         """Ends listening. The loop must be the one of `start`."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks([task])
 
     async def _run(self) -> None:
         from redis.exceptions import RedisError

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from prometheus_client import Gauge
 
+from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.infra.health import STATES, Readiness
 from scalable_fastapi_system.infra.metrics import MetricsManager
 from scalable_fastapi_system.infra.redis import RedisAwayError
@@ -102,9 +103,7 @@ class ServiceObserver:
     async def stop(self) -> None:
         """Ends the looking."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
 
     async def sample(self) -> None:
         """Looks once."""

@@ -27,6 +27,7 @@ from arq.worker import Worker, func
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.infra.settings import RedisSettings
 from scalable_fastapi_system.jobs import metrics
 from scalable_fastapi_system.jobs.channels import MAX_BLOCK_SECONDS, REDIS_AWAY, LocalChannel, RedisChannel
@@ -221,7 +222,7 @@ class DurableWorker(Worker):
                 await self.engine.drain_endings()
         if self._giving_back is not None:
             await asyncio.wait({self._giving_back}, timeout=2)
-        await _cancel_all(self._helpers)
+        await end_tasks(self._helpers)
         try:
             async with asyncio.timeout(2):
                 # The end of the main loop may have cut off the answer to a claim.
@@ -491,17 +492,6 @@ class DurableWorker(Worker):
             return bool(await self.pool.ping())
         except REDIS_AWAY:
             return False
-
-
-async def _cancel_all(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Ends tasks; more than once, because redis-py may swallow a cancel."""
-    for _ in range(10):
-        left = [task for task in tasks if not task.done()]
-        if not left:
-            return
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=0.2)
 
 
 def _job_of(hint: bytes) -> UUID | None:

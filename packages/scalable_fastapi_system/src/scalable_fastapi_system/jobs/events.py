@@ -17,6 +17,7 @@ from uuid import UUID
 
 import structlog
 
+from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.infra.redis import RedisAwayError
 from scalable_fastapi_system.jobs.limits import decode
 from scalable_fastapi_system.jobs.states import JobState
@@ -144,8 +145,7 @@ class _Reader:
             for listener in listeners:
                 _end(listener)
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end_tasks([self._task])
 
     async def _run(self) -> None:
         while self._listeners:

@@ -256,6 +256,8 @@ class _Attempt:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
+            if self._is_over:  # the cancel was lost (see infra/ending.py)
+                return
             try:
                 await keys.renew(self._database, digest=self._digest, holder=self._holder)
             except Exception as error:  # noqa: BLE001 - whoever takes the key over keeps this one from committing

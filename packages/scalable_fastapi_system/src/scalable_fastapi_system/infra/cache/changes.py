@@ -19,6 +19,7 @@ import orjson
 import structlog
 
 from scalable_fastapi_system.infra.cache.memory import MemoryLevel
+from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.infra.redis import RedisConnections
 
 _PING_SECONDS = 3.0
@@ -91,8 +92,7 @@ class ChangeListener:
         """Stops listening. The loop must be the one of `start`."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks([task])
 
     async def _run(self) -> None:
         from redis.exceptions import RedisError

@@ -24,6 +24,7 @@ import structlog
 from scalable_fastapi_system.infra.cache import metrics
 from scalable_fastapi_system.infra.cache.memory import Entry
 from scalable_fastapi_system.infra.cache.shared import Lock, SharedEntry
+from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.infra.redis import RedisAwayError
 
 if TYPE_CHECKING:
@@ -155,9 +156,7 @@ class SingleFlight:
         """Ends the loads in the background that the running loop has."""
         loop = asyncio.get_running_loop()
         tasks = [task for task in self._tasks if task.get_loop() is loop]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
 
     # -- leading --------------------------------------------------------------------------------------
 

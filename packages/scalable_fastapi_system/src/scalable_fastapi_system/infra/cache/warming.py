@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.infra.redis import RedisAwayError
 
 if TYPE_CHECKING:
@@ -70,9 +71,7 @@ class Warming:
     async def stop(self) -> None:
         """Ends what is under way."""
         tasks, self._tasks = self._tasks or [], None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
 
     async def _run(self, warmer: _Warmer) -> None:
         while True:
