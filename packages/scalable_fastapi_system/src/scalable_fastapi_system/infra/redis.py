@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 T = TypeVar("T")
+_TELL_AGAIN_SECONDS = 60.0
 _log = structlog.get_logger("redis")
 _failures = Counter(
     "redis_failures_total", "Times that Redis did not answer or refused, and was left alone for a moment."
@@ -58,6 +59,7 @@ class RedisConnections:
         self._monotonic = monotonic
         self.failures = 0
         self._away_until = float("-inf")
+        self._tell_again_at = float("-inf")
         self._lock = threading.Lock()
         self._by_loop: dict[asyncio.AbstractEventLoop, _LoopClient] = {}
 
@@ -123,18 +125,19 @@ class RedisConnections:
         return True
 
     def note_failure(self, error: BaseException) -> None:
-        """Starts the pause."""
+        """Starts the pause. Tells the log of an outage when it begins and once a minute while it lasts."""
         self.failures += 1
         _failures.inc()
-        was_away = self._monotonic() < self._away_until
-        self._away_until = self._monotonic() + self.settings.retry_after_failure_seconds
-        if not was_away:
+        now = self._monotonic()
+        self._away_until = now + self.settings.retry_after_failure_seconds
+        if now >= self._tell_again_at:
+            self._tell_again_at = now + _TELL_AGAIN_SECONDS
             _log.warning("redis is away", problem=type(error).__name__, detail=str(error))
 
     def note_success(self) -> None:
         """Ends the pause."""
-        if self._away_until > 0:
-            self._away_until = float("-inf")
+        if self._tell_again_at > 0:
+            self._away_until = self._tell_again_at = float("-inf")
             _log.info("redis answers again")
 
     async def stop(self) -> None:
