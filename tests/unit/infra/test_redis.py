@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from structlog.testing import capture_logs
-
 from scalable_fastapi_system.infra.redis import RedisAwayError, RedisConnections
 from scalable_fastapi_system.infra.settings import Settings
+from structlog.testing import capture_logs
 
 
 class Clock:
