@@ -96,19 +96,6 @@ def test_room_that_comes_free_goes_to_the_one_that_waits_longest(
     assert fates(clients) == ["begun", "refused", "refused"]
 
 
-def test_nobody_is_refused_before_a_turn_has_passed(line: WaitingLine, room: Room, clock: Clock) -> None:
-    clients = wait(line, room, 1)
-    clock.now += TURN_SECONDS / 2
-    late = wait(line, room, 1)
-    clock.now += TURN_SECONDS / 2
-
-    line._turn()
-    assert fates(clients + late) == ["refused", ""]
-    clock.now += TURN_SECONDS
-    line._turn()
-    assert fates(late) == ["refused"]
-
-
 def test_refusals_are_a_few_for_each_request_that_ended_and_the_rest_wait(
     line: WaitingLine, room: Room, clock: Clock
 ) -> None:

@@ -2,8 +2,8 @@
 
 Clients that ask again as soon as they are refused would have the process do nothing but refuse: two thousand such ask some forty
 thousand times a second. So refusals are given out in turns: a few for each request that has ended since the last turn, which is a
-share of the processor, and as many a second as a process of little use may give in any case. Up to five times what the process can
-do nobody waits longer for a refusal than for two turns; beyond that they wait for their turn, and the process goes on serving.
+share of the processor, and as many a second as a process of little use may give in any case. At three times what the process
+can do nobody waits for more than the next turn; far beyond that refusals come later, and the process goes on serving.
 
 Room that has come free by a turn is given to those that wait, oldest first: who comes a moment too early is not refused.
 """
@@ -19,7 +19,7 @@ from typing import Protocol
 from scalable_fastapi_system.web.refusals import Refusals
 
 TURN_SECONDS = 0.005
-REFUSED_PER_ENDED = 4
+REFUSED_PER_ENDED = 8
 LEAST_REFUSED_PER_SECOND = 5000.0
 PARSED = 5  # a refusal by the middleware costs so many of those by the bytes
 
@@ -30,7 +30,7 @@ class Held(Protocol):
     is_held: bool
 
     def begin_held(self) -> None:
-        """Begins with the request, or leaves its refusal to the middleware."""
+        """Begins with the request."""
 
     def refuse_held(self) -> bool:
         """Refuses the request. Whether by its bytes, which is cheap."""
@@ -42,7 +42,7 @@ class WaitingLine:
     def __init__(self, refusals: Refusals, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._refusals = refusals
         self._clock = clock
-        self._line: deque[tuple[float, Held]] = deque()  # with the time since when
+        self._line: deque[Held] = deque()
         self._turn_at = 0.0
         self._ended = 0
 
@@ -50,11 +50,10 @@ class WaitingLine:
         """Whether the connection waits here with these bytes; not with those that no full process refuses, such as probes."""
         if not self._refusals.may_refuse(data):
             return False
-        now = self._clock()
         if not self._line:
-            self._turn_at, self._ended = now, self._refusals.room.ended
+            self._turn_at, self._ended = self._clock(), self._refusals.room.ended
             self._plan_turn()
-        self._line.append((now, connection))
+        self._line.append(connection)
         return True
 
     def _plan_turn(self) -> None:
@@ -71,7 +70,7 @@ class WaitingLine:
     def _give_room(self) -> None:
         room, line = self._refusals.room, self._line
         while line and not room.is_full:
-            _, connection = line.popleft()
+            connection = line.popleft()
             if connection.is_held:
                 connection.begin_held()
 
@@ -82,8 +81,7 @@ class WaitingLine:
             (now - self._turn_at) * LEAST_REFUSED_PER_SECOND, (room.ended - self._ended) * REFUSED_PER_ENDED
         )
         self._turn_at, self._ended = now, room.ended
-        latest = now - TURN_SECONDS  # each sees one turn at least
-        while line and left > 0 and line[0][0] <= latest:
-            _, connection = line.popleft()
+        while line and left > 0:
+            connection = line.popleft()
             if connection.is_held:  # its client may have gone
                 left -= 1 if connection.refuse_held() else PARSED
