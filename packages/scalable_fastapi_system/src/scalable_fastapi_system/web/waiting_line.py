@@ -27,7 +27,9 @@ PARSED = 5  # a refusal by the middleware costs so many of those by the bytes
 class Held(Protocol):
     """A connection whose request waits here."""
 
-    is_held: bool
+    @property
+    def is_held(self) -> bool:
+        """Whether its request still waits."""
 
     def begin_held(self) -> None:
         """Begins with the request."""
