@@ -90,15 +90,17 @@ class _Assets(StaticFiles):
         self._kept: dict[
             str, dict[bool, tuple[dict[str, str], bytes]]
         ] = {}  # by path, then by whether it is packed
+        self._one_at_a_time = asyncio.Lock()
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        kept = self._kept.get(path)
-        if kept is None:
+        if path not in self._kept:
             found = await super().get_response(path, {**scope, "headers": []})
             if not isinstance(found, FileResponse):
                 return found
-            kept = self._kept[path] = await asyncio.to_thread(_keep, found)
-        headers, body = kept[scope["state"]["exchange"].takes_gzip]
+            async with self._one_at_a_time:
+                if path not in self._kept:
+                    self._kept[path] = await asyncio.to_thread(_keep, found)
+        headers, body = self._kept[path][scope["state"]["exchange"].takes_gzip]
         response = Response(body, headers=headers)  # its own: what sends it adds headers
         if self.is_not_modified(response.headers, Headers(scope=scope)):
             return NotModifiedResponse(response.headers)
