@@ -170,8 +170,8 @@ def _lines(floods: Sequence[Flood], stalls: Sequence[Stall]) -> list[_Line]:
                 ratio < MOST_SLOWDOWN and not any(turn.bad for turn in stalls),
             )
         )
-    for work in dict.fromkeys(turn.work for turn in floods):
-        turns = [turn for turn in floods if turn.work == work]
+    for work in {turn.work.name: turn.work for turn in floods}.values():
+        turns = [turn for turn in floods if turn.work.name == work.name]
         middle = _middle(turns)
         share, refusal = middle(lambda turn: turn.ratio), middle(lambda turn: turn.refused_p99_ms)
         bad = sum(turn.bad_probes for turn in turns)
@@ -218,7 +218,7 @@ def table(floods: Sequence[Flood], stalls: Sequence[Stall]) -> str:
 def conditions(floods: Sequence[Flood], stalls: Sequence[Stall]) -> str:
     """How the figures came about, and how quiet the machine was."""
     foreign = max(turn.foreign_percent for turn in [*floods, *stalls])
-    rounds = max(len(stalls), *(sum(turn.work == one.work for turn in floods) for one in floods or ()), 1)
+    rounds = max(len(stalls), *(sum(turn.work.name == one.work.name for turn in floods) for one in floods or ()), 1)
     return (
         f"Medians of {rounds} rounds. One process on a core of its own, the load and the stores on the other. Other programs "
         f"took at most {foreign:.0f} % of a core during a turn; the load left at most "

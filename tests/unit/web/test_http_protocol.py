@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 import pytest
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.web.http_protocol import LOOKS, GuardedHttpProtocol, http_protocol
+from scalable_fastapi_system.web.waiting_line import WaitingLine
 from uvicorn import Config
 from uvicorn.server import ServerState
 
@@ -133,28 +134,51 @@ async def test_a_reader_has_to_keep_up_the_least_rate(
 
 
 class FullRoom:
-    """Refuses whatever it is asked about."""
+    """Room for nobody."""
 
     is_full = True
     starting = 0
+    ended = 0
 
 
 class Refusing:
-    room = FullRoom()
+    """Refuses whatever it is asked about."""
+
+    def __init__(self) -> None:
+        self.room = FullRoom()
+
+    def may_refuse(self, data: bytes) -> bool:
+        return b"\r\n" in data
 
     def refuse(self, data: bytes, _headers: Any) -> bytes | None:
         return b"refused" if data == REQUEST else None
 
 
+def fill(protocol: GuardedHttpProtocol) -> None:
+    """The process has no more room."""
+    protocol._refusals = Refusing()  # type: ignore[assignment]
+    protocol._line = WaitingLine(protocol._refusals)
+
+
+async def wait(protocol: GuardedHttpProtocol) -> None:
+    """Until what waits for room has been begun or refused."""
+    assert protocol.is_held
+    async with asyncio.timeout(30):
+        while protocol.is_held:
+            await asyncio.sleep(0.001)
+
+
 @pytest.fixture
 def full(protocol: GuardedHttpProtocol) -> GuardedHttpProtocol:
-    protocol._refusals = Refusing()  # type: ignore[assignment]
+    fill(protocol)
     return protocol
 
 
 async def test_a_full_process_refuses_and_the_connection_is_idle_again(full: GuardedHttpProtocol) -> None:
     for number in range(1, 4):
         full.data_received(REQUEST)
+        assert looks_until_cut_off(full) == 0  # it waits for us, and not for its client
+        await wait(full)
         assert full.transport.written == b"refused" * number
     assert full.cycle is None
     assert full.timeout_keep_alive_task is not None
@@ -168,6 +192,7 @@ async def test_a_refusal_begins_the_idle_time_anew(full: GuardedHttpProtocol) ->
     full.data_received(REQUEST)
     await asyncio.sleep(0.25)
     full.data_received(REQUEST)
+    await wait(full)
     await asyncio.sleep(0.25)
     assert not full.transport.is_closing()
     async with asyncio.timeout(30):
@@ -185,9 +210,10 @@ async def test_what_comes_in_the_middle_of_something_is_not_refused_by_its_bytes
 
 async def test_a_client_that_does_not_read_gets_no_refusal_on_top(full: GuardedHttpProtocol) -> None:
     full.data_received(REQUEST)
-    full.pause_writing()
+    await wait(full)
     full.data_received(REQUEST)
-    await asyncio.sleep(0)
+    full.pause_writing()
+    await wait(full)
     assert full.transport.written == b"refused"
     full.resume_writing()  # its request was left to the application, whose answer waits for it
     while not full.cycle.response_complete:
@@ -197,13 +223,39 @@ async def test_a_client_that_does_not_read_gets_no_refusal_on_top(full: GuardedH
 
 async def test_between_two_requests_it_refuses_too(protocol: GuardedHttpProtocol) -> None:
     protocol.data_received(REQUEST)
-    protocol._refusals = Refusing()  # type: ignore[assignment]
+    fill(protocol)
     protocol.data_received(REQUEST)
     while protocol.pipeline or not protocol.cycle.response_complete:
         await asyncio.sleep(0)
     assert b"refused" not in protocol.transport.written  # the first was at work
     protocol.data_received(REQUEST)
+    await wait(protocol)
     assert protocol.transport.written.endswith(b"refused")
+
+
+async def test_what_waited_is_served_where_there_is_room_by_then(full: GuardedHttpProtocol) -> None:
+    full.data_received(REQUEST)
+    full._refusals.room.is_full = False  # type: ignore[union-attr, misc]
+    await wait(full)
+    while full.cycle is None or not full.cycle.response_complete:
+        await asyncio.sleep(0)
+    assert b"HTTP/1.1 200" in full.transport.written
+
+
+async def test_what_comes_in_pieces_while_it_waits_is_put_together(full: GuardedHttpProtocol) -> None:
+    full.data_received(REQUEST[:-2])
+    assert full.is_held
+    full.data_received(REQUEST[-2:])
+    assert not full.is_held
+    while full.cycle is None or not full.cycle.response_complete:
+        await asyncio.sleep(0)
+    assert b"HTTP/1.1 200" in full.transport.written
+
+
+async def test_the_idle_time_does_not_end_a_connection_that_waits_for_room(full: GuardedHttpProtocol) -> None:
+    full.data_received(REQUEST)
+    full.timeout_keep_alive_handler()
+    assert not full.transport.is_closing()
 
 
 async def test_an_endless_head_is_a_431(protocol: GuardedHttpProtocol) -> None:

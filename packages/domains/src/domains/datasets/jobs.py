@@ -36,8 +36,8 @@ _turn = threading.Lock()
 
 @job(
     service.PROFILE_JOB,
-    timeout_seconds=service.PROFILE_TIMEOUT_SECONDS,
-    max_attempts=service.PROFILE_MAX_ATTEMPTS,
+    timeout_seconds=900,
+    max_attempts=3,
 )
 async def profile_dataset(ctx: JobContext, *, dataset_id: UUID) -> None:
     """Profiles an uploaded table. The profile and the end of the job are one commit. A file that is no table fails it."""

@@ -29,8 +29,6 @@ from domains.datasets import repository
 from domains.datasets.models import Dataset, DatasetStatus
 
 PROFILE_JOB = "datasets.profile"
-PROFILE_TIMEOUT_SECONDS = 900.0
-PROFILE_MAX_ATTEMPTS = 3
 
 FOLDER = "datasets"
 REPORT_TTL_SECONDS = 3600  # it never changes; only how long memory is spent on one that nobody reads
@@ -77,8 +75,6 @@ async def create(
             PROFILE_JOB,
             job_id=task_id,
             owner_id=owner_id,
-            max_attempts=PROFILE_MAX_ATTEMPTS,
-            timeout_seconds=PROFILE_TIMEOUT_SECONDS,
             dataset_id=dataset_id,
         )
     except BaseException:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -52,9 +53,11 @@ class AnyOwner:
 ANY_OWNER = AnyOwner()
 Owner = int | None | AnyOwner
 
+_log = structlog.get_logger("jobs")
+
 
 class JobClient:
-    """See the module. `registry` names the kinds whose arguments are checked when they are enqueued by name."""
+    """See the module. `registry` holds the handlers that this process knows."""
 
     def __init__(
         self, resources: Resources, *, registry: JobRegistry = registry, is_worker: bool = False
@@ -119,11 +122,22 @@ class JobClient:
         return self._home is not None and self._home() is asyncio.get_running_loop()
 
     def find_handler(self, kind: str) -> JobHandler[..., Any] | None:
-        """The handler of a kind; the product's jobs are imported when one is asked for that is not known yet."""
+        """The handler of a kind; the product's jobs are imported when one is asked for that is not known yet.
+
+        None where no job of this process has the kind, also where the product's jobs need a library that only the
+        workers have: an error line says so, once.
+        """
         handler = self.registry.get(kind)
         if handler is None and not self._has_loaded_jobs:
             self._has_loaded_jobs = True
-            self.resources.product.load_jobs()
+            try:
+                self.resources.product.load_jobs()
+            except ImportError as error:
+                _log.error(
+                    "the product's jobs cannot be imported here: of jobs that are enqueued by name neither the arguments"
+                    " are checked nor what @job says of queue, priority, attempts and keys is known",
+                    problem=str(error),
+                )
             handler = self.registry.get(kind)
         return handler
 

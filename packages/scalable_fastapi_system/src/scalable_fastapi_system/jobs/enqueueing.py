@@ -169,7 +169,7 @@ async def enqueue_batch(
 def new_job(client: JobClient, one: JobCall) -> NewJob:
     """The row for a call: validated, with the handler's own settings where the call has none."""
     options = one.options
-    handler = client.registry.get(one.handler) if isinstance(one.handler, str) else one.handler
+    handler = client.find_handler(one.handler) if isinstance(one.handler, str) else one.handler
     if handler is None:
         # A kind that only workers know, such as one of another version. They validate the arguments.
         if not isinstance(one.handler, str):

@@ -1,6 +1,6 @@
 """Webhooks: an owner's endpoints hear of each end of the owner's jobs, signed as Standard Webhooks are.
 
-The delivery is planned in the transaction that ends the job, and is a job itself: it is tried for a day and a half with
+The delivery is planned in the transaction that ends the job, and is a job itself: it is tried for a day and more with
 growing pauses, survives whatever the engine survives, and is logged with its last answer. An endpoint that answers 410
 is disabled. The body names the job and its state; results and arguments are read with the owner's own credentials.
 """
@@ -182,8 +182,8 @@ async def replay_delivery(
     queue=DELIVER_QUEUE,
     timeout_seconds=60,
     max_attempts=MAX_DELIVERY_ATTEMPTS,
-    # about 10 s, 20 s, 40 s … 6 h: a receiver that is down for a day still hears
-    backoff=Backoff(base_seconds=20.0, cap_seconds=6 * 3600.0),
+    # Eleven pauses of at most 2 min, 4 min … 17 h, 24 h; about 29 h on the whole, since each is half as long on average.
+    backoff=Backoff(base_seconds=120.0, cap_seconds=24 * 3600.0),
 )
 async def deliver(ctx: JobContext, *, delivery_id: UUID) -> None:
     """Sends one delivery. A 2xx ends it; 410 disables the endpoint; anything else is tried again later."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import html
 from importlib.util import find_spec
 from pathlib import Path
 
 import orjson
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.staticfiles import NotModifiedResponse, StaticFiles
+from starlette.types import Scope
 
 # Swagger UI and ReDoc put style elements into the page; scripts come from files only.
 _POLICY = (
@@ -78,7 +82,35 @@ def install_docs(app: FastAPI) -> None:
 
 
 class _Assets(StaticFiles):
-    def file_response(self, *args: object, **kwargs: object) -> Response:
-        response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
-        response.headers["cache-control"] = _CACHE_FILES
+    """The pages' files, from memory once they were asked for: a megabyte and a half that is read from the disk and packed anew
+    for each reader holds up the loop of everybody else."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory=directory)
+        self._kept: dict[
+            str, dict[bool, tuple[dict[str, str], bytes]]
+        ] = {}  # by path, then by whether it is packed
+        self._one_at_a_time = asyncio.Lock()
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if path not in self._kept:
+            found = await super().get_response(path, {**scope, "headers": []})
+            if not isinstance(found, FileResponse):
+                return found
+            async with self._one_at_a_time:
+                if path not in self._kept:
+                    self._kept[path] = await asyncio.to_thread(_keep, found)
+        headers, body = self._kept[path][scope["state"]["exchange"].takes_gzip]
+        response = Response(body, headers=headers)  # its own: what sends it adds headers
+        if self.is_not_modified(response.headers, Headers(scope=scope)):
+            return NotModifiedResponse(response.headers)
         return response
+
+
+def _keep(file: FileResponse) -> dict[bool, tuple[dict[str, str], bytes]]:
+    body = Path(file.path).read_bytes()
+    told = {name: value for name, value in file.headers.items() if name != "content-length"}
+    told |= {"cache-control": _CACHE_FILES, "vary": "Accept-Encoding"}
+    # Another representation has another tag.
+    packed = told | {"content-encoding": "gzip", "etag": f'{told["etag"][:-1]}-gzip"'}
+    return {False: (told, body), True: (packed, gzip.compress(body))}

@@ -15,7 +15,8 @@ A process that leaves lets no request meet a closing connection: an idle one is 
 `Connection: close`, or for `leave_seconds` at most. uvicorn closes it at once, and what is then under way is reset.
 What arrived within that time is read before the end, also where the process was too busy to read it sooner.
 
-While the process is full, what is plainly one whole request is refused before it is parsed (`refusals.py`).
+While the process is full, requests wait a moment for room (`waiting_line.py`); what is then plainly one whole request is refused
+before it is parsed (`refusals.py`).
 
 A request that breaks HTTP, or has a head of more than `API__MAX_HEAD_BYTES`, gets the error body that all failures get.
 """
@@ -39,6 +40,7 @@ from scalable_fastapi_system.web.problems import MEDIA_TYPE, problem_body
 from scalable_fastapi_system.web.refusals import Refusals
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
 from scalable_fastapi_system.web.slow_body import PATIENCE_SHARE
+from scalable_fastapi_system.web.waiting_line import WaitingLine
 
 LOOKS = 4
 LEAVE_SECONDS = 5.0
@@ -96,10 +98,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._pause: object = None
         self._head_bytes = 0
         self._is_leaving = False
+        self._held: bytes | None = None  # what waits for room
         self._refused_at = float("-inf")  # for want of room, by the loop's clock
         # What the platform's middleware left for us. None for another application, or behind one that wraps ours.
         state = getattr(self.config.loaded_app, "state", None)
         self._refusals: Refusals | None = getattr(state, "refusals", None)
+        self._line: WaitingLine | None = getattr(state, "waiting_line", None)
 
     # -- asyncio's calls ------------------------------------------------------------------------------------
 
@@ -111,6 +115,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_looks()
+        self._held = None
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -118,9 +123,15 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().pause_writing()
 
     def data_received(self, data: bytes) -> None:
-        refusals = self._refusals
-        if refusals is not None and refusals.room.is_full and self._refuse_for_want_of_room(refusals, data):
+        held, refusals = self._held, self._refusals
+        if held is not None:  # there is more of it: the parser tells what it is
+            self._held = None
+            data = held + data
+        elif refusals is not None and refusals.room.is_full and self._wait_for_room(data):
             return
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
         super().data_received(data)
         cycle, scope = self.cycle, self.scope
         if cycle is not None and cycle.scope is scope:
@@ -155,6 +166,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         left = self._refused_at + self.timeout_keep_alive - self.loop.time()
+        if self._held is not None:
+            left = self.timeout_keep_alive
         if left > 0 and not self.transport.is_closing():
             self._wait_for_next(left)
         else:
@@ -163,31 +176,57 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg)
 
-    # -- inside ---------------------------------------------------------------------------------------------
+    # -- the waiting line's calls ---------------------------------------------------------------------------
 
-    def _leave(self) -> None:
-        # uvloop runs due timers before it reads: give it one more reading, for what came while it was busy
-        self.loop.call_later(LAST_READ_SECONDS, super().shutdown)
+    @property
+    def is_held(self) -> bool:
+        """Whether a request of this connection waits for room."""
+        return self._held is not None
 
-    def _refuse_for_want_of_room(self, refusals: Refusals, data: bytes) -> bool:
-        """Whether it is done: the bytes were one whole request, on a connection that was between two."""
-        cycle, scope = self.cycle, self.scope
-        is_between = (
-            scope is None and self._head_bytes == 0
-            if cycle is None
-            else cycle.scope is scope and cycle.response_complete and not cycle.more_body
-        )
+    def begin_held(self) -> None:
+        """There is room."""
+        data, self._held = self._held, None
+        if data is not None:
+            self._read(data)
+
+    def refuse_held(self) -> bool:
+        """There is none: answers by the bytes. Where they leave a doubt the request goes on to the middleware, which refuses."""
+        data, self._held = self._held, None
+        refusals, answer = self._refusals, None
+        if data is None or refusals is None:
+            return True
         # One that does not read its answers is held up by the next one's, which waits for it.
-        if not is_between or self.flow.write_paused or self._is_leaving or self.transport.is_closing():
-            return False
-        answer = refusals.refuse(data, self.server_state.default_headers)
+        if not self.flow.write_paused and not self._is_leaving:
+            answer = refusals.refuse(data, self.server_state.default_headers)
         if answer is None:
+            self._read(data)
             return False
         self.transport.write(answer)
         # The idle time begins anew: by a mark, because ending a timer and making another costs as much as the rest.
         self._refused_at = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._wait_for_next(self.timeout_keep_alive)
+        return True
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        # uvloop runs due timers before it reads: give it one more reading, for what came while it was busy
+        self.loop.call_later(LAST_READ_SECONDS, super().shutdown)
+
+    def _wait_for_room(self, data: bytes) -> bool:
+        """Whether the bytes, which come to a full process, wait. They have to begin a request on a connection that is idle."""
+        cycle, scope, line = self.cycle, self.scope, self._line
+        is_between = (
+            scope is None and self._head_bytes == 0
+            if cycle is None
+            else cycle.scope is scope and cycle.response_complete and not cycle.more_body
+        )
+        if not is_between or self.flow.write_paused or self._is_leaving or self.transport.is_closing():
+            return False
+        if line is None or not line.take(self, data):
+            return False
+        self._held = data
         return True
 
     def _wait_for_next(self, seconds: float) -> None:
@@ -220,8 +259,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return ANSWER, (self._pause or self.flow) if is_slow else None
         if not is_answered or self.transport.is_closing():
             return REST, None
-        if self.timeout_keep_alive_task is not None:
-            return REST, None  # idle: its last request is answered, or was refused
+        if self.timeout_keep_alive_task is not None or self._held is not None:
+            return REST, None  # idle: its last request is answered, or was refused; or it waits for us
         if scope is None or cycle is None or cycle.scope is not scope:
             return HEAD, self.flow if scope is None else scope
         # Its last answer is given and no keep-alive time runs: what came since is no beginning of a request.

@@ -37,6 +37,7 @@ from scalable_fastapi_system.web.room import Room
 from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
 from scalable_fastapi_system.web.slow_body import PATIENCE_SHARE, bounded_body
+from scalable_fastapi_system.web.waiting_line import WaitingLine
 
 if TYPE_CHECKING:
     from scalable_fastapi_system.web.request_spans import RequestSpan, RequestSpans
@@ -107,7 +108,8 @@ class PlatformMiddleware:
         self._trust = ProxyTrust(security.trusted_proxies)
         room = self._room = Room(api.max_concurrent_requests, api.max_event_streams)
         # For the protocol, which refuses most of what comes to a full process before it comes here.
-        owner.state.refusals = Refusals(room, self._routes, metrics, self._headers)
+        owner.state.refusals = refusals = Refusals(room, self._routes, metrics, self._headers)
+        owner.state.waiting_line = WaitingLine(refusals)
         if metrics is not None:
             metrics.watch_in_progress(lambda: room.taken)
             for method, facts in self._routes.prepare():

@@ -84,6 +84,11 @@ class Refusals:
         self._headers = b"".join(b"%s: %s\r\n" % line for line in lines)
         self._first_lines = b""
 
+    def may_refuse(self, data: bytes) -> bool:
+        """Whether these bytes begin a request that a full process refuses: not a probe, and no strange first line."""
+        line = data[: data.find(b"\r\n") + 2]
+        return line in self._refused or self._read(line) is not None
+
     def refuse(self, data: bytes, default_headers: list[tuple[bytes, bytes]]) -> bytes | None:
         """The answer to the request that these bytes are; None where that is not for this place to say."""
         first_end = data.find(b"\r\n") + 2
@@ -121,14 +126,20 @@ class Refusals:
             refused.after,
         )
 
-    def _begin(self, line: bytes) -> _Refused | None:
+    def _read(self, line: bytes) -> tuple[str, str, str] | None:
+        """Method, path and the route's template of a first line; None for a probe's, and for one that leaves a doubt."""
         first = _FIRST_LINE.fullmatch(line)
         if first is None:
             return None
         method, path = first[1].decode(), first[2].decode()
         facts, _ = self._routes.find(method, path)
-        if facts.is_probe:
+        return None if facts.is_probe else (method, path, facts.template)
+
+    def _begin(self, line: bytes) -> _Refused | None:
+        told = self._read(line)
+        if told is None:
             return None
+        method, path, template = told
         error = no_room()
         mark = new_request_id()
         body = to_json(
@@ -146,7 +157,7 @@ class Refusals:
             asyncio.get_running_loop().call_later(_TELL_SECONDS, self._tell)
         elif len(self._refused) >= _MOST_LINES:  # nobody's memory is filled by paths that nobody serves
             self._count()
-        refused = self._refused[line] = _Refused(method, facts.template, before, after)
+        refused = self._refused[line] = _Refused(method, template, before, after)
         return refused
 
     def _count(self) -> None:

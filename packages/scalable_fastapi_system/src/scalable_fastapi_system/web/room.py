@@ -21,9 +21,10 @@ class Room:
 
     __slots__ = (
         "_busy_at",
-        "_ended",
+        "_ended_before",
         "_interval_began",
         "at_work",
+        "ended",
         "limit",
         "most",
         "most_streams",
@@ -43,7 +44,8 @@ class Room:
         self.starting = 0  # read from the socket, and not yet there
         self.waiting = 0  # of those at work, for their clients: to send the body or to read the answer
         self.streams = 0  # of those at work, the ones that follow events: at work for a moment now and then
-        self._ended = 0  # requests, within this interval
+        self.ended = 0  # requests, ever
+        self._ended_before = 0  # this interval
         self._interval_began = time.monotonic()
         self._busy_at = busy_seconds()
 
@@ -59,7 +61,7 @@ class Room:
     def leave(self) -> None:
         """A request has ended."""
         self.at_work -= 1
-        self._ended += 1
+        self.ended += 1
 
     @property
     def taken(self) -> int:
@@ -85,9 +87,9 @@ class Room:
         if busy_at - self._busy_at < BUSY_SHARE * seconds:
             self.limit = min(self.most, 2 * self.limit)
         else:
-            wanted = max(LEAST, round(self._ended / seconds * QUEUE_SECONDS))
+            wanted = max(LEAST, round((self.ended - self._ended_before) / seconds * QUEUE_SECONDS))
             self.limit = min(self.most, max(wanted, self.limit // 2))
-        self._ended = 0
+        self._ended_before = self.ended
         self._busy_at = busy_at
         self._interval_began += seconds
 

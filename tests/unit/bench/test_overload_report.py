@@ -1,0 +1,50 @@
+"""What the overload bench says of its figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.bench import overload_report
+from tests.bench.overload_report import Flood, Stall
+from tests.bench.works import CREATE, LIST, READ, Work
+
+
+def _status(per_second: float, p99_ms: float) -> dict[str, float]:
+    return {"answers": per_second, "per_second": per_second, "p99_ms": p99_ms}
+
+
+def _flood(work: Work, *, good: float, refused_p99_ms: float = 20.0) -> Flood:
+    probes = {"statuses": {"200": _status(10, 30.0)}, "unanswered": 0}
+    answers = {"200": _status(good, 40.0), "503": _status(3000 - good, refused_p99_ms)}
+    flows: dict[str, Any] = dict.fromkeys(overload_report.PROBES, probes)
+    flows["work"] = {"statuses": answers, "unanswered": 0, "sent_per_second": 3000.0}
+    return Flood(work, 1000.0, {"flows": flows, "unsent": 0, "late_p99_ms": 1.0}, 0.0, 99.0)
+
+
+def _stall(p99_beside_ms: float) -> Stall:
+    def told(p99_ms: float) -> dict[str, Any]:
+        return {"flows": {"work": {"statuses": {"200": _status(300, p99_ms)}, "unanswered": 0}}}
+
+    ends = {"opened": 500, "never_ended": 0, "most_seconds": {"silent": 9.0}}
+    return Stall(300.0, told(10.0), told(p99_beside_ms), ends, 0.0)
+
+
+def test_each_work_has_its_lines_over_all_rounds() -> None:
+    floods = [_flood(work, good=good) for good in (700, 820, 900) for work in (READ, LIST, CREATE)]
+
+    table = overload_report.table(floods, [])
+
+    rows = [row for row in table.splitlines() if "good answers" in row]
+    assert [row.split("|")[1].split(":")[0].strip() for row in rows] == [
+        work.title for work in (READ, LIST, CREATE)
+    ]
+    assert all("82%" in row and "✓" in row for row in rows)
+    assert "Medians of 3 rounds" in overload_report.conditions(floods, [])
+
+
+def test_what_is_not_reached_is_named() -> None:
+    floods = [_flood(READ, good=700, refused_p99_ms=60.0)]
+
+    assert len(overload_report.failures(floods, [_stall(11.0)])) == 2
+    assert len(overload_report.failures([], [_stall(13.0)])) == 1
+    assert overload_report.failures([_flood(READ, good=900)], [_stall(11.0)]) == []
