@@ -331,3 +331,44 @@ async def test_a_value_that_json_cannot_say_is_an_error_at_the_first_use(any_cac
     with pytest.raises(TypeError, match="object"):
         await any_cache.get_or_load("k", load)
     assert await any_cache.get_or_load("k", Source().load) == "value", "the lock was given up"
+
+
+class EntriesFirst:
+    """A client whose SCAN comes by the entries before the locks; between the two, `between` happens."""
+
+    def __init__(self, client: Any, between: Callable[[], Awaitable[None]]) -> None:
+        self._client = client
+        self._between = between
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def scan(self, cursor: int, *, match: str, count: int) -> tuple[int, list[bytes]]:
+        if cursor == 0:
+            return 1, [name for name in await self._client.keys(match) if b":c:" in name]
+        await self._between()
+        return 0, [name for name in await self._client.keys(match) if b":l:" in name]
+
+
+async def test_an_old_value_stored_during_the_walk_over_a_prefix_does_not_survive_it(
+    cache: CacheManager, other: CacheManager, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.value, source.gate = "old", asyncio.Event()
+    loading = asyncio.create_task(other.get_or_load("p:k", source.load))
+    await until(lambda: source.loads == 1)
+
+    async def load_ends() -> None:
+        assert source.gate is not None
+        source.gate.set()
+        await loading
+
+    call = cache.redis.call
+
+    async def walking(operation: Callable[[Any], Awaitable[Any]], **limits: Any) -> Any:
+        return await call(lambda client: operation(EntriesFirst(client, load_ends)), **limits)
+
+    monkeypatch.setattr(cache.redis, "call", walking)
+    await cache.delete_prefix("p:")
+    assert await loading == "old"
+    assert await cache.get("p:k") is None
+    assert await other.get("p:k") is None
