@@ -321,13 +321,13 @@ def app(manager: CacheManager, calls: list[Any]) -> FastAPI:
             response.headers["cache-control"] = kind.removeprefix("given ")
             return {}
         if kind in ("given task", "given task and response"):
-            tasks.add_task(calls.append, "task")
+            tasks.add_task(calls.append, "done")
             return {} if kind == "given task" else JSONResponse({})
         return JSONResponse({}, headers={"cache-control": kind})
 
     def visit(response: Response, tasks: BackgroundTasks) -> None:
         response.set_cookie("seen", "now")
-        tasks.add_task(visits.append, "task")
+        tasks.add_task(visits.append, "done")
 
     visits: list[str] = []
     app.state.visits = visits
@@ -470,7 +470,7 @@ async def test_what_must_not_be_kept_is_not(client: httpx.AsyncClient, calls: li
     for _ in range(2):
         client.cookies.clear()  # a caller with a cookie has an entry of their own
         answers.append(await client.get(f"/odd/{kind}"))
-    assert [call for call in calls if call != "task"] == [kind, kind]
+    assert [call for call in calls if call != "done"] == [kind, kind]
     assert all("etag" not in answer.headers for answer in answers)
 
 
@@ -482,7 +482,7 @@ async def test_what_is_said_on_the_response_that_fastapi_hands_over_is_said_to_e
         assert (await client.get("/odd/given cookie")).cookies["a"] == "b"
         assert (await client.get("/odd/given status")).status_code == 202
         await client.get("/odd/given task")
-    assert calls.count("task") == 2
+    assert calls.count("done") == 2
 
 
 async def test_what_dependencies_say_beside_the_answer_does_not_keep_it_from_being_kept(

@@ -40,7 +40,7 @@ class Narrow(Filter):
 class Search(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    filter: Filter
+    wanted: Filter
     tenant: str = Field("a", exclude=True)
     old: int = Field(0, deprecated=True)
     source: AnyUrl | IPv4Address | None = None
@@ -107,11 +107,11 @@ def test_values_that_are_equal_have_one_key() -> None:
 def test_models_differ_by_what_they_hold_and_not_by_what_they_show() -> None:
     x = Filter(name="x")
     values: list[dict[str, Any]] = [
-        {"filter": x}, {"filter": Narrow(name="x")}, {"filter": Narrow(name="x", size=1)},
-        {"filter": x, "tenant": "b"}, {"filter": x, "old": 1},
-        {"filter": x, "more": "a"}, {"filter": x, "more": "b"}, {"filter": x, "other": "a"},
-        {"filter": x, "source": "http://a.test/"}, {"filter": x, "source": "http://b.test/"},
-        {"filter": x, "source": "10.0.0.1"}, {"filter": x, "source": "10.0.0.2"},
+        {"wanted": x}, {"wanted": Narrow(name="x")}, {"wanted": Narrow(name="x", size=1)},
+        {"wanted": x, "tenant": "b"}, {"wanted": x, "old": 1},
+        {"wanted": x, "more": "a"}, {"wanted": x, "more": "b"}, {"wanted": x, "other": "a"},
+        {"wanted": x, "source": "http://a.test/"}, {"wanted": x, "source": "http://b.test/"},
+        {"wanted": x, "source": "10.0.0.1"}, {"wanted": x, "source": "10.0.0.2"},
     ]  # fmt: skip
     searches = [Search.model_validate(value) for value in values]
     assert len({digest(anything, search) for search in searches}) == len(searches)

@@ -134,7 +134,9 @@ class _Aside:
     @classmethod
     def of(cls, call: Call, response: Response | None) -> _Aside:
         """What has been said until now."""
-        tasks = sum(len(value.tasks) for value in call.arguments.values() if isinstance(value, BackgroundTasks))
+        tasks = sum(
+            len(value.tasks) for value in call.arguments.values() if isinstance(value, BackgroundTasks)
+        )
         if response is None:
             return cls(None, (), tasks)
         return cls(response.status_code, tuple(response.raw_headers), tasks)
