@@ -119,11 +119,12 @@ class CacheManager:
             a 4xx status are answers and are raised.
         negative_ttl: the life of a None, at most `ttl`; 0 keeps none.
         is_refreshed_in_background: False where `load` uses what ends with the request, such as its session.
-        Raises what `load` raises, CacheValueError for what JSON cannot say.
+        Raises what `load` raises, CacheValueError for what JSON cannot say; for names as `set`.
         """
         fresh = self.fresh(key)
         if fresh is not None:
             return decode(fresh.payload)
+        _check_names((key, *tags))
         seconds = self.seconds(ttl)
         recipe = Recipe(
             seconds,
@@ -147,7 +148,8 @@ class CacheManager:
     ) -> None:
         """Keeps the value for `ttl` seconds (the settings' default where None).
 
-        Raises CacheValueError for what JSON cannot say, ValueError for a life that is not positive.
+        Raises CacheValueError for what JSON cannot say, ValueError for a life that is not positive. A key or tag that
+        is no str is a TypeError, one that UTF-8 cannot say a ValueError.
         """
         await self.set_many({key: value}, ttl, tags=tags)
 
@@ -155,6 +157,7 @@ class CacheManager:
         self, values: Mapping[str, Any], ttl: Seconds | None = None, *, tags: Sequence[str] = ()
     ) -> None:
         """Keeps all these values, in one round trip for each thousand."""
+        _check_names((*values, *tags))
         seconds = self.seconds(ttl)
         payloads = [(key, encode(value)) for key, value in values.items()]
         for start in range(0, len(payloads), _CHUNK):
@@ -180,7 +183,7 @@ class CacheManager:
             for key, payload in payloads:
                 self.put_alone(key, payload, seconds, tags=tags)
         except BaseException:
-            self._missed.add(keys=keys)  # cancelled on the way: nobody knows whether it arrived
+            self._missed.add(keys=keys)  # ended on the way, as by a cancel: nobody knows whether it arrived
             self.memory.drop(keys)
             raise
         else:
@@ -215,14 +218,16 @@ class CacheManager:
     async def _drop(
         self, *, keys: Sequence[str] = (), tags: Sequence[str] = (), prefix: str | None = None
     ) -> int:
+        prefixes = () if prefix is None else (prefix,)
+        _check_names((*keys, *tags, *prefixes))
         gone = sum(self.memory.get(key) is not None for key in keys)
         try:
             if self.redis.is_configured:
                 gone = await self._drop_shared(keys, tags, prefix)
         except RedisAwayError:
-            self._missed.add(keys=keys, tags=tags, prefixes=() if prefix is None else (prefix,))
+            self._missed.add(keys=keys, tags=tags, prefixes=prefixes)
         except BaseException:
-            self._missed.add(keys=keys, tags=tags, prefixes=() if prefix is None else (prefix,))
+            self._missed.add(keys=keys, tags=tags, prefixes=prefixes)
             raise
         finally:
             if EVERYTHING in tags:
@@ -388,6 +393,20 @@ class CacheManager:
                 raise
         finally:
             self._settling.release()
+
+
+def _check_names(names: Iterable[Any]) -> None:
+    """Raises TypeError for what is no text, ValueError for text that cannot be sent.
+
+    Before anything is remembered as missed: what cannot be said would be tried again for ever.
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"keys, tags and prefixes are str, not {type(name).__name__}: {name!r}")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name!r} has a half of a character and cannot be part of a key") from None
 
 
 def plain_seconds(value: Seconds) -> float:
