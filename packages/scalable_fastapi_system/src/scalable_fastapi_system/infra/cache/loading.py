@@ -23,7 +23,7 @@ import structlog
 
 from scalable_fastapi_system.infra.cache import metrics
 from scalable_fastapi_system.infra.cache.memory import Entry
-from scalable_fastapi_system.infra.cache.shared import Lock, SharedEntry
+from scalable_fastapi_system.infra.cache.shared import SHORTEST_SECONDS, Lock, Offer, SharedEntry
 from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.infra.redis import RedisAwayError
 
@@ -206,18 +206,11 @@ class SingleFlight:
             mark = cache.memory.mark()
             try:
                 await cache.settle()
-                offer = await cache.shared.read_or_lock(
-                    key,
-                    token=token,
-                    lock_seconds=cache.settings.lock_seconds,
-                    life_seconds=recipe.life_seconds,
-                    tags=recipe.tags,
-                )
             except RedisAwayError:
                 return None
-            except asyncio.CancelledError:
-                self._in_background(self._give_up(Lock(key, token, ())))  # perhaps it was just being given
-                raise
+            offer = await self._ask(key, token, recipe)
+            if offer is None:
+                return None
             if offer.fresh is not None:
                 metrics.read_redis.inc()
                 return cache.keep(key, offer.fresh, since=mark)
@@ -231,6 +224,24 @@ class SingleFlight:
             await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 - spreads the processes
             pause = min(pause * 1.6, _LAST_POLL_SECONDS)
         return None
+
+    async def _ask(self, key: str, token: str, recipe: Recipe) -> Offer | None:
+        """What Redis has or gives; None where it did not answer."""
+        cache = self._cache
+        try:
+            return await cache.shared.read_or_lock(
+                key,
+                token=token,
+                lock_seconds=cache.settings.lock_seconds,
+                life_seconds=recipe.life_seconds,
+                tags=recipe.tags,
+            )
+        except RedisAwayError:
+            cache.note_left(Lock(key, token, ()))  # one that stands still reads the request when it goes on
+            return None
+        except asyncio.CancelledError:
+            self._in_background(self._give_up(Lock(key, token, ())))  # perhaps it was just being given
+            raise
 
     async def _load(
         self,
@@ -327,8 +338,10 @@ class SingleFlight:
                     return
 
     async def _give_up(self, lock: Lock) -> None:
-        with contextlib.suppress(RedisAwayError):  # then it ends by itself
-            await self._cache.shared.hold(lock, 0)
+        try:
+            await self._cache.shared.give_up([lock])
+        except RedisAwayError:
+            self._cache.note_left(lock)
 
     # -- small things ---------------------------------------------------------------------------------
 

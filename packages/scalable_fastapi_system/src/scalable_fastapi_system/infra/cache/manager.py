@@ -10,7 +10,6 @@ before Redis is believed again.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -21,7 +20,15 @@ from scalable_fastapi_system.infra.cache.changes import ChangeListener, MissedCh
 from scalable_fastapi_system.infra.cache.codec import decode, encode
 from scalable_fastapi_system.infra.cache.loading import Loaded, Recipe, SingleFlight
 from scalable_fastapi_system.infra.cache.memory import Entry, MemoryLevel
-from scalable_fastapi_system.infra.cache.shared import EVERYTHING, SharedEntry, SharedLevel, change_message
+from scalable_fastapi_system.infra.cache.settling import Settling
+from scalable_fastapi_system.infra.cache.shared import (
+    EVERYTHING,
+    SHORTEST_SECONDS,
+    Lock,
+    SharedEntry,
+    SharedLevel,
+    change_message,
+)
 from scalable_fastapi_system.infra.cache.warming import WarmFunction, Warming
 from scalable_fastapi_system.infra.redis import RedisAwayError, RedisConnections
 from scalable_fastapi_system.infra.settings import Settings
@@ -53,7 +60,7 @@ class CacheManager:
         self._warming = Warming(self)
         self._listener = ChangeListener(self.redis, self.shared.channel, self.memory)
         self._missed = MissedChanges(EVERYTHING)
-        self._settling = threading.Lock()
+        self._settling = Settling(self.shared, self._missed)
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -273,15 +280,19 @@ class CacheManager:
         return "healthy" if not self.redis.is_configured or await self.redis.ping() else "unhealthy"
 
     async def start(self) -> None:
-        """Listens for changes of other processes and warms, in the running loop's background. Redis may be away."""
+        """Listens for changes of other processes, makes known what Redis has missed, and warms: in the running loop's
+        background. Redis may be away.
+        """
         if self.redis.is_configured:
             self._listener.start()
+            self._settling.start()
         self._warming.start()
 
     async def stop(self) -> None:
         """Ends what runs in the background and closes the running loop's connections."""
         await self._warming.stop()
         await self.flights.stop()
+        await self._settling.stop()
         await self._listener.stop()
         await self.redis.stop()
 
@@ -297,7 +308,7 @@ class CacheManager:
         if ttl is None:
             return float(self.settings.default_ttl_seconds)
         seconds = plain_seconds(ttl)
-        if not 0.001 <= seconds < float("inf"):
+        if not SHORTEST_SECONDS <= seconds < float("inf"):
             raise ValueError(f"an entry lives for at least a millisecond, not {seconds} s")
         return seconds
 
@@ -370,29 +381,13 @@ class CacheManager:
         """Has the entry deleted in Redis before Redis is asked again."""
         self._missed.add(keys=(key,))
 
+    def note_left(self, lock: Lock) -> None:
+        """Has a lock ended that Redis may have given, or may give yet, to a caller who is gone."""
+        self._missed.add(locks=(lock,))
+
     async def settle(self) -> None:
-        """Makes changes known that Redis has missed. Raises RedisAwayError while they are not: use memory."""
-        if not self._missed:
-            return
-        if self.redis.is_away or not self._settling.acquire(blocking=False):
-            raise RedisAwayError("changes that Redis has missed are not made known yet")
-        try:
-            missed = self._missed.take()
-            try:
-                keys = list(missed.keys)
-                for start in range(0, len(keys), _CHUNK):
-                    some = keys[start : start + _CHUNK]
-                    await self.shared.drop(some, (), change_message(keys=some))
-                tags = list(missed.tags)
-                if tags:
-                    await self.shared.drop((), tags, change_message(tags=tags))
-                for prefix in missed.prefixes:
-                    await self.shared.drop_prefix(prefix, change_message(prefix=prefix))
-            except BaseException:
-                self._missed.add(keys=missed.keys, tags=missed.tags, prefixes=missed.prefixes)
-                raise
-        finally:
-            self._settling.release()
+        """Makes known what Redis has missed. Raises RedisAwayError while it is not known there: use memory."""
+        await self._settling.settle()
 
 
 def _check_names(names: Iterable[Any]) -> None:

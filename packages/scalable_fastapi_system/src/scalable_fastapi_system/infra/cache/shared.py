@@ -26,6 +26,8 @@ from scalable_fastapi_system.infra.redis import RedisConnections, Script
 
 EVERYTHING = ""
 _SCAN_COUNT = 1000
+# Redis counts lives in milliseconds, and refuses one of none.
+SHORTEST_SECONDS = 0.001
 
 _COMMON = """
 local time = redis.call('TIME')
@@ -128,11 +130,19 @@ redis.call('PUBLISH', ARGV[1], ARGV[2])
 return gone
 """)
 
-# KEYS: lock. ARGV: token, ms to keep the lock for (0: give it up).
+# KEYS: lock. ARGV: token, ms to keep the lock for.
 _HOLD = Script("""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '0' then redis.call('UNLINK', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
+""")
+
+# KEYS: locks. ARGV: their tokens.
+_GIVE_UP = Script("""
+for i, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[i] then redis.call('UNLINK', key) end
+end
+return #KEYS
 """)
 
 
@@ -273,8 +283,13 @@ class SharedLevel:
         return await self.redis.call(step)
 
     async def hold(self, lock: Lock, seconds: float) -> bool:
-        """Keeps the lock for this much longer, or gives it up at 0. False where it was somebody else's already."""
+        """Keeps the lock for this much longer. False where it was somebody else's already."""
         return bool(await self.redis.run(_HOLD, [self._locks + lock.key], [lock.token, _ms(seconds)]))
+
+    async def give_up(self, locks: Sequence[Lock]) -> None:
+        """Ends those of these locks that are still there, in one round trip."""
+        names = [self._locks + lock.key for lock in locks]
+        await self.redis.run(_GIVE_UP, names, [lock.token for lock in locks])
 
     async def claim(self, name: str, seconds: float) -> bool:
         """Whether this process is the first to claim the name in this time."""
