@@ -258,7 +258,7 @@ class SingleFlight:
             async with self._renewed(lock):
                 loaded = await load()
             fresh_seconds = recipe.negative_seconds if loaded.is_negative else recipe.fresh_seconds
-            if fresh_seconds <= 0:
+            if fresh_seconds < SHORTEST_SECONDS:
                 return _passing(loaded)
             life_seconds = fresh_seconds if loaded.is_negative else recipe.life_seconds
             entry = await self._store(
@@ -266,11 +266,11 @@ class SingleFlight:
             )
             is_settled = True
         except Exception as error:
-            if stale is None or not _is_failure(error):
+            left = 0.0 if stale is None else stale.expires_at - self._cache.now()
+            if stale is None or left < SHORTEST_SECONDS or not _is_failure(error):
                 raise
             _log.warning("loading failed: the stale value answers", key=key, exc_info=error)
             metrics.load_failed.inc()
-            left = stale.expires_at - self._cache.now()
             entry = await self._store(
                 key, stale.payload, min(ERROR_PAUSE_SECONDS, left), left, recipe.tags, flight, lock
             )
