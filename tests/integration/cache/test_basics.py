@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -145,6 +146,28 @@ async def test_every_key_in_redis_has_a_life(cache: CacheManager, redis_url: str
 
 async def _one() -> int:
     return 1
+
+
+@pytest.mark.parametrize("name", [7, b"k", "a\ud800"])
+async def test_a_name_that_redis_cannot_be_told_is_refused_and_does_no_harm(
+    cache: CacheManager, name: Any
+) -> None:
+    await cache.set("k", "kept")
+    attempts: list[Callable[[], Awaitable[Any]]] = [
+        lambda: cache.set(name, 1),
+        lambda: cache.set_many({"k": 1, name: 2}),
+        lambda: cache.set("k", 1, tags=[name]),
+        lambda: cache.delete("k", name),
+        lambda: cache.delete_prefix(name),
+        lambda: cache.invalidate_tag(name),
+        lambda: cache.get_or_load(name, _one),
+        lambda: cache.get_or_load("l", _one, tags=[name]),
+    ]
+    for attempt in attempts:
+        with pytest.raises((TypeError, ValueError)):
+            await attempt()
+        assert await cache.get("k") == "kept"
+    assert await cache.delete("k") == 1
 
 
 async def test_memory_answers_without_redis_and_hears_what_others_change(

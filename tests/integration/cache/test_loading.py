@@ -331,3 +331,101 @@ async def test_a_value_that_json_cannot_say_is_an_error_at_the_first_use(any_cac
     with pytest.raises(TypeError, match="object"):
         await any_cache.get_or_load("k", load)
     assert await any_cache.get_or_load("k", Source().load) == "value", "the lock was given up"
+
+
+class EntriesFirst:
+    """A client whose SCAN comes by the entries before the locks; between the two, `between` happens."""
+
+    def __init__(self, client: Any, between: Callable[[], Awaitable[None]]) -> None:
+        self._client = client
+        self._between = between
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def scan(self, cursor: int, *, match: str, count: int) -> tuple[int, list[bytes]]:
+        if cursor == 0:
+            return 1, [name for name in await self._client.keys(match) if b":c:" in name]
+        await self._between()
+        return 0, [name for name in await self._client.keys(match) if b":l:" in name]
+
+
+async def test_an_old_value_stored_during_the_walk_over_a_prefix_does_not_survive_it(
+    cache: CacheManager, other: CacheManager, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.value, source.gate = "old", asyncio.Event()
+    loading = asyncio.create_task(other.get_or_load("p:k", source.load))
+    await until(lambda: source.loads == 1)
+
+    async def load_ends() -> None:
+        assert source.gate is not None
+        source.gate.set()
+        await loading
+
+    call = cache.redis.call
+
+    async def walking(operation: Callable[[Any], Awaitable[Any]], **limits: Any) -> Any:
+        return await call(lambda client: operation(EntriesFirst(client, load_ends)), **limits)
+
+    monkeypatch.setattr(cache.redis, "call", walking)
+    await cache.delete_prefix("p:")
+    assert await loading == "old"
+    assert await cache.get("p:k") is None
+    assert await other.get("p:k") is None
+
+
+async def test_a_refresh_that_hangs_keeps_nobody_in_its_process_from_the_new_value(
+    make_cache: MakeCache, source: Source
+) -> None:
+    cache, gate = make_cache(lock_seconds=0.1), asyncio.Event()
+
+    def read(load: Callable[[], Awaitable[Any]], ttl: float) -> Awaitable[Any]:
+        return cache.get_or_load("k", load, ttl=ttl, stale_seconds=30)
+
+    async def hang() -> str:
+        await gate.wait()
+        return "late"
+
+    async def is_new() -> bool:
+        return bool(await read(source.load, 60) == "new")
+
+    source.value = "old"
+    assert await read(source.load, 0.05) == "old"
+    await asyncio.sleep(0.06)
+    assert await read(hang, 0.05) == "old"
+    source.value = "new"
+    await until(is_new)
+    gate.set()
+    await until(lambda: not cache.flights._tasks)
+    assert await cache.get("k") == "new"
+
+
+async def test_a_load_that_fails_when_the_stale_value_has_ended_is_an_error(
+    any_cache: CacheManager, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, later = any_cache.now, 0.0
+    monkeypatch.setattr(any_cache, "now", lambda: now() + later)
+
+    async def fail_late() -> None:
+        nonlocal later
+        later = 31.0
+        raise RuntimeError("the database is away")
+
+    def read(load: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
+        return any_cache.get_or_load("k", load, ttl=0.05, stale_on_error_seconds=30)
+
+    await read(source.load)
+    await asyncio.sleep(0.06)
+    with pytest.raises(RuntimeError, match="away"):
+        await read(fail_late)
+    assert any_cache.redis.failures == 0
+
+
+async def test_none_is_not_kept_for_less_than_redis_can_count(
+    any_cache: CacheManager, source: Source
+) -> None:
+    source.value = None
+    for _ in range(2):
+        assert await any_cache.get_or_load("k", source.load, negative_ttl=0.0001) is None
+    assert source.loads == 2
+    assert any_cache.redis.failures == 0

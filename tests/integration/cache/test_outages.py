@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.asyncio import Redis as Client
 from scalable_fastapi_system.infra.cache import CacheManager
+from scalable_fastapi_system.infra.redis import RedisAwayError
 
 from tests.integration.cache.conftest import MakeCache, listening, remembers, until
 
@@ -98,7 +101,10 @@ async def test_a_frozen_redis_costs_one_time_out_and_then_nothing(
 async def test_what_was_changed_meanwhile_is_not_old_afterwards(
     make_one: MakeCache, disposable_redis: Redis, change: str
 ) -> None:
-    """Redis comes back with its data: the classic way to serve a deleted entry for an hour."""
+    """Redis comes back with its data: the classic way to serve a deleted entry for an hour.
+
+    The process that changed it asks its cache for nothing more, as a worker may that has done its job.
+    """
     cache, other = make_one(), make_one()
     await listening(cache, other)
     await cache.set("p:k", "old", ttl=3600, tags=["t"])
@@ -116,7 +122,6 @@ async def test_what_was_changed_meanwhile_is_not_old_afterwards(
     else:
         await cache.clear()
     disposable_redis.start()
-    await answers(cache)
     await answers(other)
 
     async def is_gone() -> bool:
@@ -196,3 +201,66 @@ async def test_a_redis_that_refuses_writes_is_like_none(make_one: MakeCache, dis
     assert disposable_redis.command("REPLICAOF", "NO", "ONE") == "+OK"
     await asyncio.sleep(PAUSE_SECONDS)
     assert await cache.get("k") is None
+
+
+@pytest.mark.parametrize("is_told_at_once", [True, False])
+async def test_nobody_reads_what_another_caller_is_still_making_known(
+    cache: CacheManager, other: CacheManager, monkeypatch: pytest.MonkeyPatch, is_told_at_once: bool
+) -> None:
+    await other.set("k", "old")
+    cache.note_missed("k")
+    drop, read = cache.shared.drop, cache.shared.read
+    begun, gate = asyncio.Event(), asyncio.Event()
+    seen: list[str] = []
+
+    async def held_drop(*arguments: Any) -> int:
+        begun.set()
+        await gate.wait()
+        if not is_told_at_once and not seen:
+            seen.append("failed")
+            raise RedisAwayError("no answer")
+        gone = await drop(*arguments)
+        seen.append("dropped")
+        return gone
+
+    async def seen_read(keys: Sequence[str]) -> Any:
+        seen.extend(keys)
+        return await read(keys)
+
+    monkeypatch.setattr(cache.shared, "drop", held_drop)
+    monkeypatch.setattr(cache.shared, "read", seen_read)
+    settling = asyncio.create_task(cache.get("something else"))
+    await begun.wait()
+    reading = asyncio.create_task(cache.get("k"))
+    for _ in range(5):
+        await asyncio.sleep(0)  # it comes as far as it can
+    gate.set()
+    assert await asyncio.gather(settling, reading) == [None, None]
+    assert "dropped" in seen
+    assert seen.index("dropped") < seen.index("k")
+
+
+async def test_a_lock_that_a_frozen_redis_gives_when_it_goes_on_is_given_up(
+    make_one: MakeCache, disposable_redis: Redis
+) -> None:
+    cache = make_one()
+    await listening(cache)
+    loads = 0
+
+    async def load() -> int:
+        nonlocal loads
+        loads += 1
+        return loads
+
+    # From here on the server has the script, and a request for a lock is one message.
+    await cache.get_or_load("known", load)
+    disposable_redis.child.freeze()
+    try:
+        assert await cache.get_or_load("k", load) == 2
+    finally:
+        disposable_redis.child.thaw()
+    await until(lambda: not cache._missed, 10)
+    async with Client.from_url(disposable_redis.url()) as client:
+        assert await client.keys("sfs:cache:l:*") == []
+    assert await cache.get_or_load("k", load) == 3
+    assert await make_one().get("k") == 3

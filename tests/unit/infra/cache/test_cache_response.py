@@ -297,7 +297,7 @@ def app(manager: CacheManager, calls: list[Any]) -> FastAPI:
 
     @app.get("/odd/{kind}")
     @cache_response(ttl=60)
-    async def odd(kind: str, tasks: BackgroundTasks) -> Any:
+    async def odd(kind: str, tasks: BackgroundTasks, response: Response) -> Any:
         calls.append(kind)
         if kind == "raises":
             raise HTTPException(404, "no")
@@ -311,7 +311,33 @@ def app(manager: CacheManager, calls: list[Any]) -> FastAPI:
             return StreamingResponse(iter([b"a"]))
         if kind == "task":
             return JSONResponse({}, background=tasks)
+        if kind == "given status":
+            response.status_code = 202
+            return {}
+        if kind == "given cookie":
+            response.set_cookie("a", "b")
+            return {}
+        if kind in ("given No-Store", "given private"):
+            response.headers["cache-control"] = kind.removeprefix("given ")
+            return {}
+        if kind in ("given task", "given task and response"):
+            tasks.add_task(calls.append, "done")
+            return {} if kind == "given task" else JSONResponse({})
         return JSONResponse({}, headers={"cache-control": kind})
+
+    def visit(response: Response, tasks: BackgroundTasks) -> None:
+        response.set_cookie("seen", "now")
+        tasks.add_task(visits.append, "done")
+
+    visits: list[str] = []
+    app.state.visits = visits
+
+    @app.get("/visited", dependencies=[Depends(visit)])
+    @cache_response(ttl=60)
+    async def visited(tasks: BackgroundTasks, response: Response) -> Any:
+        calls.append(1)
+        response.status_code = 200
+        return {"calls": len(calls)}
 
     @app.get("/depends")
     async def depends(value: Annotated[Any, Depends(dependency)], response: Response) -> Any:
@@ -432,11 +458,43 @@ async def test_only_reads_are_kept(client: httpx.AsyncClient) -> None:
     assert [(await client.post("/write")).json()["calls"] for _ in range(2)] == [1, 2]
 
 
-@pytest.mark.parametrize("kind", ["raises", "status", "cookie", "stream", "task", "no-store", "private"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "raises", "status", "cookie", "stream", "task", "no-store", "private",
+        "given status", "given cookie", "given No-Store", "given private", "given task", "given task and response",
+    ],
+)  # fmt: skip
 async def test_what_must_not_be_kept_is_not(client: httpx.AsyncClient, calls: list[Any], kind: str) -> None:
-    answers = [await client.get(f"/odd/{kind}") for _ in range(2)]
-    assert calls == [kind, kind]
+    answers = []
+    for _ in range(2):
+        client.cookies.clear()  # a caller with a cookie has an entry of their own
+        answers.append(await client.get(f"/odd/{kind}"))
+    assert [call for call in calls if call != "done"] == [kind, kind]
     assert all("etag" not in answer.headers for answer in answers)
+
+
+async def test_what_is_said_on_the_response_that_fastapi_hands_over_is_said_to_each_caller(
+    client: httpx.AsyncClient, calls: list[Any]
+) -> None:
+    for _ in range(2):
+        client.cookies.clear()
+        assert (await client.get("/odd/given cookie")).cookies["a"] == "b"
+        assert (await client.get("/odd/given status")).status_code == 202
+        await client.get("/odd/given task")
+    assert calls.count("done") == 2
+
+
+async def test_what_dependencies_say_beside_the_answer_does_not_keep_it_from_being_kept(
+    app: FastAPI, client: httpx.AsyncClient, calls: list[Any]
+) -> None:
+    for _ in range(2):
+        client.cookies.clear()
+        answer = await client.get("/visited")
+        assert answer.json() == {"calls": 1}
+        assert answer.cookies["seen"] == "now"
+    assert len(app.state.visits) == 2
+    assert calls == [1]
 
 
 async def test_an_endpoints_own_cache_control_stays(client: httpx.AsyncClient, calls: list[Any]) -> None:

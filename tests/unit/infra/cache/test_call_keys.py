@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from uuid import UUID
 
 import pytest
 from fastapi import BackgroundTasks, Depends, Request, Response
-from pydantic import BaseModel
+from pydantic import AnyUrl, BaseModel, ConfigDict, Field, SecretBytes, SecretStr
 from scalable_fastapi_system.identity.models import User
 from scalable_fastapi_system.infra.cache.call_keys import _PASSED_OVER, CallKeys
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -30,6 +31,28 @@ class Colour(Enum):
 
 class Filter(BaseModel):
     name: str
+
+
+class Narrow(Filter):
+    size: int = 0
+
+
+class Search(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    wanted: Filter
+    tenant: str = Field("a", exclude=True)
+    old: int = Field(0, deprecated=True)
+    source: AnyUrl | IPv4Address | None = None
+
+
+class Login(BaseModel):
+    name: str
+    password: SecretStr | SecretBytes
+
+
+class Row(BaseModel):
+    number: int
 
 
 @dataclass
@@ -79,6 +102,32 @@ def test_values_that_are_equal_have_one_key() -> None:
     assert digest(anything, {3, 1, 2}) == digest(anything, {1, 2, 3})
     assert digest(anything, (1, 2)) == digest(anything, [1, 2])
     assert digest(anything, Filter(name="x")) == digest(anything, Filter(name="x"))
+
+
+def test_models_differ_by_what_they_hold_and_not_by_what_they_show() -> None:
+    x = Filter(name="x")
+    values: list[dict[str, Any]] = [
+        {"wanted": x}, {"wanted": Narrow(name="x")}, {"wanted": Narrow(name="x", size=1)},
+        {"wanted": x, "tenant": "b"}, {"wanted": x, "old": 1},
+        {"wanted": x, "more": "a"}, {"wanted": x, "more": "b"}, {"wanted": x, "other": "a"},
+        {"wanted": x, "source": "http://a.test/"}, {"wanted": x, "source": "http://b.test/"},
+        {"wanted": x, "source": "10.0.0.1"}, {"wanted": x, "source": "10.0.0.2"},
+    ]  # fmt: skip
+    searches = [Search.model_validate(value) for value in values]
+    assert len({digest(anything, search) for search in searches}) == len(searches)
+    for search in searches:
+        assert digest(anything, search.model_copy(deep=True)) == digest(anything, search)
+
+
+@pytest.mark.parametrize("password", [SecretStr("one"), SecretBytes(b"one")])
+def test_a_secret_in_a_model_is_no_part_of_a_key(password: Any) -> None:
+    with pytest.raises(TypeError, match="Secret"):
+        digest(anything, Login(name="john", password=password))
+
+
+def test_a_field_that_a_model_does_not_hold_is_an_error_and_not_left_out() -> None:
+    with pytest.raises(AttributeError, match="number"):
+        digest(anything, Row.model_construct())
 
 
 def test_variable_arguments_count() -> None:

@@ -106,6 +106,94 @@ def test_what_json_cannot_say_is_refused_by_name(value: Any) -> None:
         encode(value)
 
 
+# -- loads that hang ------------------------------------------------------------------------------------------
+
+
+async def turns() -> None:
+    """Lets every task come as far as it can by itself."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_refresh_that_hangs_gives_way_to_another_after_six_lock_times(
+    cache: CacheManager, clock: Clock
+) -> None:
+    loads: list[str] = []
+    gate = asyncio.Event()
+
+    async def read(value: str) -> Any:
+        async def load() -> str:
+            loads.append(value)
+            if value == "hanging":
+                await gate.wait()
+            return value
+
+        return await cache.get_or_load("k", load, ttl=10, stale_seconds=1000)
+
+    assert await read("old") == "old"
+    clock.at += 11
+    assert await read("hanging") == "old"
+    await turns()
+    clock.at += 59
+    assert await read("too early") == "old"
+    await turns()
+    assert loads == ["old", "hanging"]
+    clock.at += 1
+    assert await read("new") == "old"
+    await turns()
+    assert await read("too late") == "new"
+    gate.set()
+    await turns()
+    assert await cache.get("k") == "new", "what hung is older than what is there"
+    assert loads == ["old", "hanging", "new"]
+
+
+async def test_refreshes_that_hang_do_not_become_ever_more(cache: CacheManager, clock: Clock) -> None:
+    hanging = 0
+
+    async def hang() -> None:
+        nonlocal hanging
+        hanging += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            hanging -= 1
+
+    async def load() -> str:
+        return "old"
+
+    await cache.get_or_load("s", load, ttl=10, stale_seconds=10_000)
+    clock.at += 11
+    for _ in range(6):
+        assert await cache.get_or_load("s", hang, ttl=10, stale_seconds=10_000) == "old"
+        await turns()
+        clock.at += 60
+    assert hanging == 2
+    await cache.stop()
+    assert hanging == 0
+
+
+async def test_those_who_wait_for_a_load_that_hangs_get_what_another_one_loads(
+    cache: CacheManager, clock: Clock
+) -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def load() -> str:
+        return "new"
+
+    stuck, *waiting = (asyncio.create_task(cache.get_or_load("k", hang)) for _ in range(4))
+    await turns()
+    clock.at += 60
+    async with asyncio.timeout(5):
+        assert await cache.get_or_load("k", load) == "new"
+        assert await asyncio.gather(*waiting) == ["new"] * 3
+    assert not stuck.done()
+    stuck.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stuck
+
+
 # -- warming --------------------------------------------------------------------------------------------------
 
 

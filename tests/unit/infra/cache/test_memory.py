@@ -90,6 +90,15 @@ def test_drops_that_are_not_remembered_any_more_count_as_drops_of_everything() -
     assert len(memory._dropped) <= 4096
 
 
+def test_a_drop_that_is_forgotten_lets_nothing_back_that_a_clear_has_refused() -> None:
+    memory = MemoryLevel(100_000)
+    memory.drop(f"k{number}" for number in range(4096))  # as many as are remembered
+    mark = memory.mark()
+    memory.clear()
+    memory.drop(["other"])  # the drop of k0 is forgotten for it
+    assert not memory.put("k", entry(), since=mark)
+
+
 def test_threads_do_it_no_harm() -> None:
     memory = MemoryLevel(20_000)
 

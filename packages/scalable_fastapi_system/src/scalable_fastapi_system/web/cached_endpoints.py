@@ -2,7 +2,8 @@
 
 Kept are plain values, which FastAPI then passes through the endpoint's response model as ever, and whole responses
 with status 200, as bytes. Not kept: other statuses, streams, files, answers that set cookies, start background work or
-forbid it by their own Cache-Control; and nothing but GET and HEAD is looked up.
+forbid it by their own Cache-Control, be it on a response that is returned or on what FastAPI hands the endpoint; and
+nothing but GET and HEAD is looked up.
 
 Whose an answer is: of the principal that the endpoint takes, else of the one that the request was found to come from,
 else of its credentials (Authorization, X-API-Key, Cookie). An answer that is somebody's says `private, no-cache`: a
@@ -16,10 +17,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from fastapi.responses import FileResponse, Response, StreamingResponse
+from starlette.background import BackgroundTasks
 from starlette.requests import Request
 
 from scalable_fastapi_system.infra.cache.call_keys import Call, annotations_of, caller_of, credentials_of
@@ -39,7 +42,6 @@ _VARY = b"Authorization, Cookie, X-API-Key"
 _OK = 200
 # Said anew for each answer, or no part of what was asked for.
 _NOT_KEPT_HEADERS = frozenset({b"content-length", b"cache-control", b"etag", b"vary", b"date"})
-_FORBIDDING = ("no-store", "private")
 
 
 def signature_of(cached: CachedFunction[Any, Any]) -> inspect.Signature:
@@ -68,9 +70,14 @@ async def answer(
     identity = (call.identity or caller_of(request)) if cached.is_per_user else None
     cache = cached.cache_for(request)
     request_id = request_id_of(request)
+    shared = response if response is not None else _given_response(call)
 
     async def load() -> Loaded:
-        return _to_keep(await cached.run(call), request_id, identity)
+        before = _Aside.of(call, shared)
+        result = await cached.run(call)
+        if _Aside.of(call, shared).forbids_since(before, identity):
+            raise UncacheableError(result)
+        return _to_keep(result, request_id, identity)
 
     key = cached.key(call, identity, is_endpoint=True)
     entry = cache.fresh(key)
@@ -89,9 +96,8 @@ async def answer(
         return made
     kept = head.get("headers")
     if kept is None:  # a plain value: FastAPI makes the response, from its response model
-        response = response if response is not None else _given_response(call)
-        if response is not None:
-            response.raw_headers += headers
+        if shared is not None:
+            shared.raw_headers += headers
         return decode(body)
     at = head["at"]
     if at is not None:
@@ -112,6 +118,47 @@ def _given_response(call: Call) -> Response | None:
     return next((value for value in call.arguments.values() if isinstance(value, Response)), None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Aside:
+    """What is said beside the answer, on what FastAPI shares between an endpoint and its dependencies.
+
+    status: of the shared response, None where nobody has set one.
+    headers: of the shared response.
+    tasks: how many are to run in the background after the answer.
+    """
+
+    status: int | None
+    headers: tuple[tuple[bytes, bytes], ...]
+    tasks: int
+
+    @classmethod
+    def of(cls, call: Call, response: Response | None) -> _Aside:
+        """What has been said until now."""
+        tasks = sum(
+            len(value.tasks) for value in call.arguments.values() if isinstance(value, BackgroundTasks)
+        )
+        if response is None:
+            return cls(None, (), tasks)
+        return cls(response.status_code, tuple(response.raw_headers), tasks)
+
+    def forbids_since(self, before: _Aside, identity: str | None) -> bool:
+        """Whether the endpoint itself has said what only its own caller may get.
+
+        What its dependencies have said is said for each request anew: they run for each.
+        """
+        if self.tasks > before.tasks or (self.status != before.status and self.status not in (None, _OK)):
+            return True
+        said = [(name, value) for name, value in self.headers if (name, value) not in before.headers]
+        control = ", ".join(value.decode("latin-1") for name, value in said if name == b"cache-control")
+        return any(name == b"set-cookie" for name, _ in said) or _is_forbidden(control, identity)
+
+
+def _is_forbidden(control: str, identity: str | None) -> bool:
+    """Whether this Cache-Control forbids to keep an answer to this caller."""
+    control = control.lower()
+    return "no-store" in control or (identity is None and "private" in control)
+
+
 # -- keeping: a header line of JSON, then the body ------------------------------------------------------------
 
 
@@ -126,8 +173,7 @@ def _to_keep(result: Any, request_id: str | None, identity: str | None) -> Loade
         or not isinstance(result.body, bytes)
         or result.background is not None
         or "set-cookie" in result.headers
-        or (identity is None and any(word in own_control for word in _FORBIDDING))
-        or "no-store" in own_control
+        or _is_forbidden(own_control, identity)
     ):
         raise UncacheableError(result)
     body, at = _without_id(result, request_id)

@@ -17,12 +17,13 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import PurePath
 from typing import Any, get_args, get_type_hints
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel
+from pydantic import AnyUrl, BaseModel
 
 # By name: this module must not load the frameworks whose objects it is to know.
 _PASSED_OVER = frozenset(
@@ -55,6 +56,11 @@ _JSON_TYPES = frozenset({str, bool, type(None)})
 # Of these none is a caller or passed over, so nobody needs to look.
 _PLAIN_TYPES = frozenset({int, float, UUID, Decimal, date, datetime, list, tuple, dict, set})
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+# Their text tells any two of one type apart.
+_KNOWN_BY_TEXT = (
+    UUID, Decimal, date, time, timedelta, PurePath, AnyUrl, IPv4Address, IPv6Address, IPv4Interface, IPv6Interface,
+    IPv4Network, IPv6Network,
+)  # fmt: skip
 
 
 @dataclass(slots=True)  # not frozen: one is made for every call
@@ -273,12 +279,12 @@ def _plain(value: Any, name: str) -> Any:
             if value.is_integer() or not math.isfinite(value)
             else value
         )
-    if isinstance(value, UUID | Decimal | date | time | timedelta | PurePath):
+    if isinstance(value, _KNOWN_BY_TEXT):
         return {"\0": _name(value), "=": str(value)}
     if isinstance(value, bytes | bytearray):
         return {"\0": "bytes", "=": value.hex()}
     if isinstance(value, BaseModel):
-        return {"\0": _name(value), "=": value.model_dump(mode="json")}
+        return {"\0": _name(value), "=": _plain_model(value, name)}
     if is_dataclass(value) and not isinstance(value, type):
         return {
             "\0": _name(value),
@@ -295,6 +301,22 @@ def _plain(value: Any, name: str) -> Any:
         f"the argument {name!r} of type {type(value).__name__} cannot be part of a cache key: "
         f"hand over a plain value, or name it in ignore=({name!r},)"
     )
+
+
+def _plain_model(value: BaseModel, name: str) -> dict[str, Any]:
+    """What the model holds, field by field, as that is.
+
+    Not as the model would be shown: that masks secrets, leaves out what is excluded, and of a field it shows what its
+    annotation has, not what a subclass adds.
+    """
+    held = vars(value)
+    plain = {
+        # From `vars` where it is there: reading a deprecated field is a warning.
+        field: _plain(held[field] if field in held else getattr(value, field), name)
+        for field in type(value).model_fields
+    }
+    extra = {field: _plain(item, name) for field, item in (value.model_extra or {}).items()}
+    return {**plain, "\0extra": extra} if extra else plain
 
 
 def _name(value: Any) -> str:

@@ -10,8 +10,9 @@ those entries are deleted there: a value may be lost by an outage, an old one ne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ import orjson
 import structlog
 
 from scalable_fastapi_system.infra.cache.memory import MemoryLevel
+from scalable_fastapi_system.infra.cache.shared import Lock
 from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.infra.redis import RedisConnections
 
@@ -29,17 +31,15 @@ _log = structlog.get_logger("cache.changes")
 
 @dataclass(slots=True)
 class Changes:
-    """Keys, tags and prefixes that are no longer what they were."""
+    """Keys, tags and prefixes that are no longer what they were, and locks that nobody in this process has any more."""
 
     keys: set[str] = field(default_factory=set)
     tags: set[str] = field(default_factory=set)
     prefixes: set[str] = field(default_factory=set)
+    locks: set[Lock] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.keys or self.tags or self.prefixes)
-
-    def __len__(self) -> int:
-        return len(self.keys) + len(self.tags) + len(self.prefixes)
+        return bool(self.keys or self.tags or self.prefixes or self.locks)
 
 
 class MissedChanges:
@@ -49,28 +49,57 @@ class MissedChanges:
         """everything: the tag that every entry has."""
         self._everything = everything
         self._changes = Changes()
-        self._lock = threading.Lock()
+        self._being_told = Changes()
+        # Re-entrant: a coroutine that the collector closes in the middle of `add` comes by here, too.
+        self._lock = threading.RLock()
 
     def __bool__(self) -> bool:
-        return bool(self._changes)
+        """Whether there is any, those that are just being told to Redis among them."""
+        # Without the lock they could be seen in neither place while they go from one to the other.
+        with self._lock:
+            return bool(self._changes) or bool(self._being_told)
 
     def add(
-        self, *, keys: Iterable[str] = (), tags: Iterable[str] = (), prefixes: Iterable[str] = ()
+        self,
+        *,
+        keys: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        prefixes: Iterable[str] = (),
+        locks: Iterable[Lock] = (),
     ) -> None:
         """Remembers these, too."""
         with self._lock:
-            changes = self._changes
-            changes.keys.update(keys)
-            changes.tags.update(tags)
-            changes.prefixes.update(prefixes)
-            if len(changes) > _MAX_MISSED or self._everything in changes.tags:
-                self._changes = Changes(tags={self._everything})
+            self._add(Changes(set(keys), set(tags), set(prefixes), set(locks)))
 
-    def take(self) -> Changes:
-        """What there is; from here on it is the caller's to make known, or to `add` again."""
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[Changes]:
+        """What there is, to be told to Redis in the block. Where that raises, all of it is still missed.
+
+        One at a time: whoever enters while another one is inside would lose what that one has.
+        """
         with self._lock:
-            taken, self._changes = self._changes, Changes()
-            return taken
+            taken = self._being_told = self._changes
+            self._changes = Changes()
+        try:
+            yield taken
+        except BaseException:
+            with self._lock:
+                self._add(taken)
+                self._being_told = Changes()
+            raise
+        with self._lock:
+            self._being_told = Changes()
+
+    def _add(self, more: Changes) -> None:
+        changes = self._changes
+        changes.keys |= more.keys
+        changes.tags |= more.tags
+        changes.prefixes |= more.prefixes
+        if len(changes.locks) < _MAX_MISSED:  # beyond that they end by themselves, in their time
+            changes.locks |= more.locks
+        count = len(changes.keys) + len(changes.tags) + len(changes.prefixes)
+        if count > _MAX_MISSED or self._everything in changes.tags:
+            self._changes = Changes(tags={self._everything}, locks=changes.locks)
 
 
 class ChangeListener:

@@ -3,7 +3,8 @@
 In one process the callers of an entry share a flight. Between processes the flight's leader holds a lock in Redis,
 renewed while it loads; the lock of a leader that died ends by itself after `CACHE__LOCK_SECONDS`. A leader that is
 cancelled hands over to the next caller, with that caller's own arguments. An error reaches everyone who waited in
-the process; the other processes try by themselves.
+the process; the other processes try by themselves. A flight that takes longer than six lock times is taken to
+be stuck: the next caller begins another one, and whoever still waits gets the value of the one that ends first.
 
 A value that was loaded before its entry was changed is not stored, and nobody joins a flight that began before.
 """
@@ -23,7 +24,7 @@ import structlog
 
 from scalable_fastapi_system.infra.cache import metrics
 from scalable_fastapi_system.infra.cache.memory import Entry
-from scalable_fastapi_system.infra.cache.shared import Lock, SharedEntry
+from scalable_fastapi_system.infra.cache.shared import SHORTEST_SECONDS, Lock, Offer, SharedEntry
 from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.infra.redis import RedisAwayError
 
@@ -90,14 +91,24 @@ class Recipe:
 
 
 class _Flight:
-    """One load under way in this process. `landed` gives the entry, or None where the next caller must lead."""
+    """One load under way in this process. `landed` gives the entry, or None where the next caller must lead.
 
-    __slots__ = ("landed", "mark", "stale")
+    began: when its load began, in monotonic seconds; until then, when it was made.
+    before: the flight in whose place this one was begun because that one was stuck.
+    refresh: the task that loads, where that runs in the background.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, mark: int) -> None:
+    __slots__ = ("before", "began", "landed", "mark", "refresh", "stale")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, mark: int, began: float, before: _Flight | None
+    ) -> None:
         self.landed: asyncio.Future[Entry | None] = loop.create_future()
         self.mark = mark
+        self.began = began
+        self.before = before
         self.stale: Entry | None = None
+        self.refresh: asyncio.Task[None] | None = None
 
     def offer_stale(self, entry: Entry) -> None:
         """Lets those go who wait and may take stale; the flight goes on."""
@@ -109,10 +120,22 @@ class _Flight:
         if not self.landed.done():
             self.landed.set_result(entry)
 
+    def land_loaded(self, entry: Entry) -> None:
+        """Gives the entry to those, too, who wait for a flight before this one: it may never land by itself."""
+        flight: _Flight | None = self
+        while flight is not None:
+            flight.land(entry)
+            flight = flight.before
+
     def crash(self, error: BaseException) -> None:
         if not self.landed.done():
             self.landed.set_exception(error)
             self.landed.exception()  # with nobody waiting it is not lost: the leader raises it
+
+    def end_refresh(self) -> None:
+        """Ends a load in the background; one that a caller waits for is the caller's own."""
+        if self.refresh is not None:
+            self.refresh.cancel()
 
 
 class SingleFlight:
@@ -136,21 +159,38 @@ class SingleFlight:
                 return known
             flights = self._flights_here()
             flight = flights.get(key)
-            if flight is None or cache.memory.was_dropped(key, recipe.tags, flight.mark):
-                return await self._lead(key, load, recipe, known, flights)
+            stuck = flight if flight is not None and self._left(flight) <= 0 else None
+            if flight is None or stuck is not None or cache.memory.was_dropped(key, recipe.tags, flight.mark):
+                return await self._lead(key, load, recipe, known, flights, before=stuck)
             stale = self._usable(flight.stale or known, recipe.stale_seconds)
             if stale is not None:
                 metrics.read_stale.inc()
                 return stale
+            landing = await self._landing(key, flight, flights)
+            if landing is None:
+                continue
             try:
-                # Shielded: a future that is awaited is cancelled with the one who awaits it.
-                landed = await asyncio.shield(flight.landed)
+                landed = landing.result()
             except UncacheableError:
                 return _passing(await load())
             if landed is None or (landed is flight.stale and not self._usable(landed, recipe.stale_seconds)):
                 continue
             metrics.read_joined.inc()
             return landed
+
+    async def _landing(
+        self, key: str, flight: _Flight, flights: dict[str, _Flight]
+    ) -> asyncio.Future[Entry | None] | None:
+        """How the flight ended, or one that was begun in its place; None where no flight is worth waiting for."""
+        landing = flight.landed
+        while not landing.done():
+            current = flights.get(key)
+            left = 0.0 if current is None else self._left(current)
+            if left <= 0:
+                return None
+            # Not awaited itself: a future that is awaited is cancelled with the one who awaits it.
+            await asyncio.wait([landing], timeout=left)
+        return landing
 
     async def stop(self) -> None:
         """Ends the loads in the background that the running loop has."""
@@ -161,9 +201,20 @@ class SingleFlight:
     # -- leading --------------------------------------------------------------------------------------
 
     async def _lead(
-        self, key: str, load: Load, recipe: Recipe, known: Entry | None, flights: dict[str, _Flight]
+        self,
+        key: str,
+        load: Load,
+        recipe: Recipe,
+        known: Entry | None,
+        flights: dict[str, _Flight],
+        *,
+        before: _Flight | None,
     ) -> Entry:
-        flight = flights[key] = _Flight(asyncio.get_running_loop(), self._cache.memory.mark())
+        cache = self._cache
+        loop, mark = asyncio.get_running_loop(), cache.memory.mark()
+        flight = flights[key] = _Flight(loop, mark=mark, began=cache.now(), before=before)
+        if before is not None and before.before is not None:
+            before.before.end_refresh()  # twice as long: they would become ever more while the source hangs
         goes_on = False
         try:
             offer = await self._offer(key, recipe, flight)
@@ -172,7 +223,7 @@ class SingleFlight:
                 return offer
             entry = flight.stale
             if offer is None:
-                entry = self._cache.in_memory(key, self._cache.now()) or known
+                entry = cache.in_memory(key, cache.now()) or known
                 if entry is not None and self._usable(entry, 0.0) is not None:
                     metrics.read_memory.inc()
                     flight.land(entry)
@@ -182,11 +233,11 @@ class SingleFlight:
             if stale is not None and recipe.is_refreshed_in_background:
                 flight.offer_stale(stale)
                 goes_on = True
-                self._in_background(self._land(key, work, flights, flight))
+                flight.refresh = self._in_background(self._land(key, work, flights, flight))
                 metrics.read_stale.inc()
                 return stale
             loaded = await work
-            flight.land(loaded)
+            flight.land_loaded(loaded)
             return loaded
         except asyncio.CancelledError:
             flight.land(None)
@@ -206,18 +257,11 @@ class SingleFlight:
             mark = cache.memory.mark()
             try:
                 await cache.settle()
-                offer = await cache.shared.read_or_lock(
-                    key,
-                    token=token,
-                    lock_seconds=cache.settings.lock_seconds,
-                    life_seconds=recipe.life_seconds,
-                    tags=recipe.tags,
-                )
             except RedisAwayError:
                 return None
-            except asyncio.CancelledError:
-                self._in_background(self._give_up(Lock(key, token, ())))  # perhaps it was just being given
-                raise
+            offer = await self._ask(key, token, recipe)
+            if offer is None:
+                return None
             if offer.fresh is not None:
                 metrics.read_redis.inc()
                 return cache.keep(key, offer.fresh, since=mark)
@@ -232,6 +276,24 @@ class SingleFlight:
             pause = min(pause * 1.6, _LAST_POLL_SECONDS)
         return None
 
+    async def _ask(self, key: str, token: str, recipe: Recipe) -> Offer | None:
+        """What Redis has or gives; None where it did not answer."""
+        cache = self._cache
+        try:
+            return await cache.shared.read_or_lock(
+                key,
+                token=token,
+                lock_seconds=cache.settings.lock_seconds,
+                life_seconds=recipe.life_seconds,
+                tags=recipe.tags,
+            )
+        except RedisAwayError:
+            cache.note_left(Lock(key, token, ()))  # one that stands still reads the request when it goes on
+            return None
+        except asyncio.CancelledError:
+            self._in_background(self._give_up(Lock(key, token, ())))  # perhaps it was just being given
+            raise
+
     async def _load(
         self,
         key: str,
@@ -242,12 +304,13 @@ class SingleFlight:
         stale: Entry | None,
     ) -> Entry:
         metrics.read_missing.inc()
+        flight.began = self._cache.now()
         is_settled = False
         try:
             async with self._renewed(lock):
                 loaded = await load()
             fresh_seconds = recipe.negative_seconds if loaded.is_negative else recipe.fresh_seconds
-            if fresh_seconds <= 0:
+            if fresh_seconds < SHORTEST_SECONDS:
                 return _passing(loaded)
             life_seconds = fresh_seconds if loaded.is_negative else recipe.life_seconds
             entry = await self._store(
@@ -255,11 +318,11 @@ class SingleFlight:
             )
             is_settled = True
         except Exception as error:
-            if stale is None or not _is_failure(error):
+            left = 0.0 if stale is None else stale.expires_at - self._cache.now()
+            if stale is None or left < SHORTEST_SECONDS or not _is_failure(error):
                 raise
             _log.warning("loading failed: the stale value answers", key=key, exc_info=error)
             metrics.load_failed.inc()
-            left = stale.expires_at - self._cache.now()
             entry = await self._store(
                 key, stale.payload, min(ERROR_PAUSE_SECONDS, left), left, recipe.tags, flight, lock
             )
@@ -300,6 +363,9 @@ class SingleFlight:
                 metrics.load_stored.inc()
                 found = SharedEntry(payload, fresh_seconds, life_seconds, tags)
                 return cache.keep(key, found, since=flight.mark)
+        if flight.landed.done():  # one that was begun in its place was quicker, and its value is newer
+            metrics.load_outdated.inc()
+            return _passing(Loaded(payload))
         metrics.load_stored.inc()
         return cache.put_alone(
             key, payload, fresh_seconds, life_seconds=life_seconds, tags=tags, since=flight.mark
@@ -327,8 +393,10 @@ class SingleFlight:
                     return
 
     async def _give_up(self, lock: Lock) -> None:
-        with contextlib.suppress(RedisAwayError):  # then it ends by itself
-            await self._cache.shared.hold(lock, 0)
+        try:
+            await self._cache.shared.give_up([lock])
+        except RedisAwayError:
+            self._cache.note_left(lock)
 
     # -- small things ---------------------------------------------------------------------------------
 
@@ -336,7 +404,7 @@ class SingleFlight:
         self, key: str, work: Coroutine[Any, Any, Entry], flights: dict[str, _Flight], flight: _Flight
     ) -> None:
         try:
-            flight.land(await work)
+            flight.land_loaded(await work)
         except UncacheableError:
             flight.land(None)
         except Exception as error:  # noqa: BLE001 - nobody waits for it: the log is where it can be said
@@ -347,10 +415,15 @@ class SingleFlight:
             flight.land(None)
             _end(flights, key, flight)
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _left(self, flight: _Flight) -> float:
+        """Seconds that the flight may still take; none where it counts as stuck."""
+        return flight.began + MAX_LOCK_TIMES * self._cache.settings.lock_seconds - self._cache.now()
 
     def _flights_here(self) -> dict[str, _Flight]:
         return self._flights.setdefault(asyncio.get_running_loop(), {})

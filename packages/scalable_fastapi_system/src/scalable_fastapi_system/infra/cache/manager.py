@@ -10,7 +10,6 @@ before Redis is believed again.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -21,7 +20,15 @@ from scalable_fastapi_system.infra.cache.changes import ChangeListener, MissedCh
 from scalable_fastapi_system.infra.cache.codec import decode, encode
 from scalable_fastapi_system.infra.cache.loading import Loaded, Recipe, SingleFlight
 from scalable_fastapi_system.infra.cache.memory import Entry, MemoryLevel
-from scalable_fastapi_system.infra.cache.shared import EVERYTHING, SharedEntry, SharedLevel, change_message
+from scalable_fastapi_system.infra.cache.settling import Settling
+from scalable_fastapi_system.infra.cache.shared import (
+    EVERYTHING,
+    SHORTEST_SECONDS,
+    Lock,
+    SharedEntry,
+    SharedLevel,
+    change_message,
+)
 from scalable_fastapi_system.infra.cache.warming import WarmFunction, Warming
 from scalable_fastapi_system.infra.redis import RedisAwayError, RedisConnections
 from scalable_fastapi_system.infra.settings import Settings
@@ -53,7 +60,7 @@ class CacheManager:
         self._warming = Warming(self)
         self._listener = ChangeListener(self.redis, self.shared.channel, self.memory)
         self._missed = MissedChanges(EVERYTHING)
-        self._settling = threading.Lock()
+        self._settling = Settling(self.shared, self._missed)
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -119,11 +126,12 @@ class CacheManager:
             a 4xx status are answers and are raised.
         negative_ttl: the life of a None, at most `ttl`; 0 keeps none.
         is_refreshed_in_background: False where `load` uses what ends with the request, such as its session.
-        Raises what `load` raises, CacheValueError for what JSON cannot say.
+        Raises what `load` raises, CacheValueError for what JSON cannot say; for names as `set`.
         """
         fresh = self.fresh(key)
         if fresh is not None:
             return decode(fresh.payload)
+        _check_names((key, *tags))
         seconds = self.seconds(ttl)
         recipe = Recipe(
             seconds,
@@ -147,7 +155,8 @@ class CacheManager:
     ) -> None:
         """Keeps the value for `ttl` seconds (the settings' default where None).
 
-        Raises CacheValueError for what JSON cannot say, ValueError for a life that is not positive.
+        Raises CacheValueError for what JSON cannot say, ValueError for a life that is not positive. A key or tag that
+        is no str is a TypeError, one that UTF-8 cannot say a ValueError.
         """
         await self.set_many({key: value}, ttl, tags=tags)
 
@@ -155,6 +164,7 @@ class CacheManager:
         self, values: Mapping[str, Any], ttl: Seconds | None = None, *, tags: Sequence[str] = ()
     ) -> None:
         """Keeps all these values, in one round trip for each thousand."""
+        _check_names((*values, *tags))
         seconds = self.seconds(ttl)
         payloads = [(key, encode(value)) for key, value in values.items()]
         for start in range(0, len(payloads), _CHUNK):
@@ -180,7 +190,7 @@ class CacheManager:
             for key, payload in payloads:
                 self.put_alone(key, payload, seconds, tags=tags)
         except BaseException:
-            self._missed.add(keys=keys)  # cancelled on the way: nobody knows whether it arrived
+            self._missed.add(keys=keys)  # ended on the way, as by a cancel: nobody knows whether it arrived
             self.memory.drop(keys)
             raise
         else:
@@ -215,14 +225,16 @@ class CacheManager:
     async def _drop(
         self, *, keys: Sequence[str] = (), tags: Sequence[str] = (), prefix: str | None = None
     ) -> int:
+        prefixes = () if prefix is None else (prefix,)
+        _check_names((*keys, *tags, *prefixes))
         gone = sum(self.memory.get(key) is not None for key in keys)
         try:
             if self.redis.is_configured:
                 gone = await self._drop_shared(keys, tags, prefix)
         except RedisAwayError:
-            self._missed.add(keys=keys, tags=tags, prefixes=() if prefix is None else (prefix,))
+            self._missed.add(keys=keys, tags=tags, prefixes=prefixes)
         except BaseException:
-            self._missed.add(keys=keys, tags=tags, prefixes=() if prefix is None else (prefix,))
+            self._missed.add(keys=keys, tags=tags, prefixes=prefixes)
             raise
         finally:
             if EVERYTHING in tags:
@@ -268,15 +280,19 @@ class CacheManager:
         return "healthy" if not self.redis.is_configured or await self.redis.ping() else "unhealthy"
 
     async def start(self) -> None:
-        """Listens for changes of other processes and warms, in the running loop's background. Redis may be away."""
+        """Listens for changes of other processes, makes known what Redis has missed, and warms: in the running loop's
+        background. Redis may be away.
+        """
         if self.redis.is_configured:
             self._listener.start()
+            self._settling.start()
         self._warming.start()
 
     async def stop(self) -> None:
         """Ends what runs in the background and closes the running loop's connections."""
         await self._warming.stop()
         await self.flights.stop()
+        await self._settling.stop()
         await self._listener.stop()
         await self.redis.stop()
 
@@ -292,7 +308,7 @@ class CacheManager:
         if ttl is None:
             return float(self.settings.default_ttl_seconds)
         seconds = plain_seconds(ttl)
-        if not 0.001 <= seconds < float("inf"):
+        if not SHORTEST_SECONDS <= seconds < float("inf"):
             raise ValueError(f"an entry lives for at least a millisecond, not {seconds} s")
         return seconds
 
@@ -365,29 +381,27 @@ class CacheManager:
         """Has the entry deleted in Redis before Redis is asked again."""
         self._missed.add(keys=(key,))
 
+    def note_left(self, lock: Lock) -> None:
+        """Has a lock ended that Redis may have given, or may give yet, to a caller who is gone."""
+        self._missed.add(locks=(lock,))
+
     async def settle(self) -> None:
-        """Makes changes known that Redis has missed. Raises RedisAwayError while they are not: use memory."""
-        if not self._missed:
-            return
-        if self.redis.is_away or not self._settling.acquire(blocking=False):
-            raise RedisAwayError("changes that Redis has missed are not made known yet")
+        """Makes known what Redis has missed. Raises RedisAwayError while it is not known there: use memory."""
+        await self._settling.settle()
+
+
+def _check_names(names: Iterable[Any]) -> None:
+    """Raises TypeError for what is no text, ValueError for text that cannot be sent.
+
+    Before anything is remembered as missed: what cannot be said would be tried again for ever.
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"keys, tags and prefixes are str, not {type(name).__name__}: {name!r}")
         try:
-            missed = self._missed.take()
-            try:
-                keys = list(missed.keys)
-                for start in range(0, len(keys), _CHUNK):
-                    some = keys[start : start + _CHUNK]
-                    await self.shared.drop(some, (), change_message(keys=some))
-                tags = list(missed.tags)
-                if tags:
-                    await self.shared.drop((), tags, change_message(tags=tags))
-                for prefix in missed.prefixes:
-                    await self.shared.drop_prefix(prefix, change_message(prefix=prefix))
-            except BaseException:
-                self._missed.add(keys=missed.keys, tags=missed.tags, prefixes=missed.prefixes)
-                raise
-        finally:
-            self._settling.release()
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name!r} has a half of a character and cannot be part of a key") from None
 
 
 def plain_seconds(value: Seconds) -> float:

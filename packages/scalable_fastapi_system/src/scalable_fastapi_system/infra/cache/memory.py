@@ -136,7 +136,8 @@ class MemoryLevel:
         self._dropped[name] = self._drops
         self._dropped.move_to_end(name)
         if len(self._dropped) > _REMEMBERED_DROPS:
-            _, self._floor = self._dropped.popitem(last=False)
+            _, forgotten = self._dropped.popitem(last=False)
+            self._floor = max(self._floor, forgotten)  # a prefix or `clear` may have raised it higher
 
     def _was_dropped(self, key: str, tags: Iterable[str], since: int) -> bool:
         if since == self._drops:

@@ -7,7 +7,8 @@ many there are. An entry whose tag has no version is void too, so that a Redis t
 revive them. Every entry is under one tag more, "everything", which `clear` deletes.
 
 A lock holds the token of the caller who loads. Whatever changes the entry deletes the lock, so a value that was
-loaded before a change is not stored after it.
+loaded before a change is not stored after it. A walk over a prefix deletes all locks before the first entry, for the
+same reason.
 
 Everything here raises RedisAwayError and nothing else.
 """
@@ -25,6 +26,8 @@ from scalable_fastapi_system.infra.redis import RedisConnections, Script
 
 EVERYTHING = ""
 _SCAN_COUNT = 1000
+# Redis counts lives in milliseconds, and refuses one of none.
+SHORTEST_SECONDS = 0.001
 
 _COMMON = """
 local time = redis.call('TIME')
@@ -127,11 +130,19 @@ redis.call('PUBLISH', ARGV[1], ARGV[2])
 return gone
 """)
 
-# KEYS: lock. ARGV: token, ms to keep the lock for (0: give it up).
+# KEYS: lock. ARGV: token, ms to keep the lock for.
 _HOLD = Script("""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '0' then redis.call('UNLINK', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
+""")
+
+# KEYS: locks. ARGV: their tokens.
+_GIVE_UP = Script("""
+for i, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[i] then redis.call('UNLINK', key) end
+end
+return #KEYS
 """)
 
 
@@ -243,32 +254,42 @@ class SharedLevel:
     async def drop_prefix(self, prefix: str, message: bytes) -> int:
         """Deletes every entry whose key begins so, and tells the other processes. How many there were.
 
-        Walks through all keys of the Redis in steps; a tag is the better way where there may be millions.
+        Walks through all keys of the Redis in steps, twice; a tag is the better way where there may be millions.
         """
         escaped = "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in prefix)
-        pattern = self.redis.key("cache", "[cl]", escaped + "*")
-        cursor, gone = 0, 0
-        while True:
-            cursor, gone = await self._drop_some(cursor, pattern, gone)
-            if cursor == 0:
-                break
+        # All locks first. Whoever held one stores nothing from here on, so every old value that there will ever be is
+        # there when the second walk begins, and a walk misses nothing that is there from its beginning to its end.
+        await self._drop_matching(f"{self._locks}{escaped}*")
+        gone = await self._drop_matching(f"{self._entries}{escaped}*")
         await self.redis.call(lambda client: client.publish(self.channel, message))
         return gone
 
-    async def _drop_some(self, cursor: int, pattern: str, gone: int) -> tuple[int, int]:
-        entries = self._entries.encode()
+    async def _drop_matching(self, pattern: str) -> int:
+        cursor, gone = 0, 0
+        while True:
+            cursor, some = await self._drop_some(cursor, pattern)
+            gone += some
+            if cursor == 0:
+                return gone
+
+    async def _drop_some(self, cursor: int, pattern: str) -> tuple[int, int]:
+        """Where the walk goes on, 0 at its end, and how many keys this step has deleted."""
 
         async def step(client: Any) -> tuple[int, int]:
             following, names = await client.scan(cursor, match=pattern, count=_SCAN_COUNT)
-            if names:
-                await client.unlink(*names)
-            return following, gone + sum(name.startswith(entries) for name in names)
+            # Counted by what was deleted: a walk may name a key twice.
+            return following, int(await client.unlink(*names)) if names else 0
 
         return await self.redis.call(step)
 
     async def hold(self, lock: Lock, seconds: float) -> bool:
-        """Keeps the lock for this much longer, or gives it up at 0. False where it was somebody else's already."""
+        """Keeps the lock for this much longer. False where it was somebody else's already."""
         return bool(await self.redis.run(_HOLD, [self._locks + lock.key], [lock.token, _ms(seconds)]))
+
+    async def give_up(self, locks: Sequence[Lock]) -> None:
+        """Ends those of these locks that are still there, in one round trip."""
+        names = [self._locks + lock.key for lock in locks]
+        await self.redis.run(_GIVE_UP, names, [lock.token for lock in locks])
 
     async def claim(self, name: str, seconds: float) -> bool:
         """Whether this process is the first to claim the name in this time."""
