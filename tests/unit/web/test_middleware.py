@@ -7,11 +7,11 @@ import httpx
 import pytest
 import structlog
 from fastapi import APIRouter, Depends, Request
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict
 from scalable_fastapi_system.infra.metrics import MetricsManager
 from scalable_fastapi_system.infra.settings import Settings
-from scalable_fastapi_system.kit.errors import APIException, NotFoundException
+from scalable_fastapi_system.kit.errors import APIException, NotFoundException, RateLimitExceededException
 from scalable_fastapi_system.web.limits import body_limit, carries_secrets, request_timeout
 from scalable_fastapi_system.web.middleware import PlatformMiddleware
 from scalable_fastapi_system.web.platform_api import PlatformAPI
@@ -309,6 +309,48 @@ async def test_cross_origin_calls_are_allowed_for_named_origins_only():
         )
         assert preflight.status_code == 200
         assert preflight.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/things/5", {"Host": "evil.example"}, 400),
+        ("POST", "/raw", {"Idempotency-Key": "a-key"}, 400),
+        ("POST", "/raw", {"Content-Length": "1025"}, 413),
+        ("GET", "/text", {}, 429),
+        ("GET", "/broken", {}, 500),
+        ("GET", "/slow", {}, 503),
+    ],
+)
+async def test_pages_of_named_origins_may_read_what_the_pass_answers_itself(method, path, headers, status):
+    def admit(scope, facts):
+        if facts.template == "/text":
+            raise RateLimitExceededException(headers={"Retry-After": "7"})
+        return []
+
+    def once(app, facts, key):
+        async def refuse(scope, receive, send):
+            raise APIException("No key is taken here", 400, "IDEMPOTENCY_KEY_NOT_TAKEN")
+
+        return refuse
+
+    settings = Settings(
+        _env_file=None,
+        api={"max_body_bytes": 1024},
+        security={"cors_origins": ["https://app.example"], "allowed_hosts": ["test"]},
+    )
+    async with client_of(make_app(settings, admission=admit, once=once)) as client:
+        mine = await client.request(method, path, headers={**headers, "Origin": "https://app.example"})
+        other = await client.request(method, path, headers={**headers, "Origin": "https://evil.example"})
+        none = await client.request(method, path, headers=headers)
+    assert [answer.status_code for answer in (mine, other, none)] == [status] * 3
+    assert mine.headers.get_list("access-control-allow-origin") == ["https://app.example"]
+    assert "Retry-After" in mine.headers["access-control-expose-headers"]
+    assert "X-Request-ID" in mine.headers["access-control-expose-headers"]
+    assert "Origin" in mine.headers["vary"]
+    assert mine.headers["x-request-id"] == mine.json()["request_id"]
+    assert "access-control-allow-origin" not in other.headers
+    assert "access-control-allow-origin" not in none.headers
 
 
 async def test_the_admission_s_headers_are_added_and_its_refusal_is_an_answer():
