@@ -230,6 +230,26 @@ async def test_large_answers_are_compressed_unless_they_carry_secrets(client):
     assert "content-encoding" not in (await client.get("/secret")).headers
 
 
+@pytest.mark.parametrize(
+    ("accepted", "is_packed"),
+    [
+        ("gzip, deflate, br", True),
+        ("gzip;q=0", False),
+        ("deflate, gzip ; Q=0.000", False),
+        ("br;q=1.0, gzip;q=0.8, *;q=0.1", True),
+        ("*;q=0, gzip", True),
+        ("identity;q=0.5, gzip;q=1.0", True),
+        ("identity, gzip;q=0.5", False),
+        ("x-gzip;q=0.5", True),
+        ("gzip;q=much", False),
+    ],
+)
+async def test_an_answer_is_compressed_where_the_client_s_weights_allow_it(client, accepted, is_packed):
+    answer = await client.get("/text", headers={"Accept-Encoding": accepted})
+    assert (answer.headers.get("content-encoding") == "gzip") is is_packed
+    assert len(answer.json()["text"]) == 5000
+
+
 async def test_an_answer_to_somebody_signed_in_is_not_stored_by_caches(client):
     assert "cache-control" not in (await client.get("/text")).headers
     assert (await client.get("/text", headers={"Authorization": "Bearer x"})).headers[

@@ -31,6 +31,7 @@ from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.infra.tracing import tracer_provider
 from scalable_fastapi_system.kit.errors import APIException, ServiceUnavailableException
 from scalable_fastapi_system.kit.ids import is_request_id, new_request_id
+from scalable_fastapi_system.web.accept_encoding import wants_gzip
 from scalable_fastapi_system.web.client_address import ProxyTrust
 from scalable_fastapi_system.web.hosts import HostRule
 from scalable_fastapi_system.web.problems import problem_response
@@ -387,7 +388,7 @@ class _Exchange:
             if name == b"authorization":
                 self.authorization = value
             elif name == b"accept-encoding":
-                self.takes_gzip = b"gzip" in value
+                self.takes_gzip = b"gzip" in value and (b";" not in value or wants_gzip(value))
             elif name == b"content-length":
                 self.content_length = int(value) if value.isdigit() else 0
                 self.has_body = self.content_length > 0
