@@ -273,6 +273,20 @@ async def test_requests_are_counted_by_route_and_unknown_paths_together():
     assert totals == {("/things/{thing_id}", "2xx"): 50, ("none", "4xx"): 50}
 
 
+async def test_methods_that_nobody_knows_make_no_series_of_their_own():
+    registry = CollectorRegistry()
+    async with client_of(make_app(metrics=MetricsManager(registry))) as client:
+        for method in ("PROPFIND", "MKCOL"):
+            for path in ("/text", "/things/5"):
+                assert (await client.request(method, path)).status_code == 405
+    shown = generate_latest(registry).decode()
+    assert "PROPFIND" not in shown
+    assert "MKCOL" not in shown
+    for handler in ("/text", "/things/{thing_id}"):
+        labels = {"method": "_OTHER", "status": "4xx", "handler": handler}
+        assert registry.get_sample_value("http_requests_total", labels) == 2
+
+
 async def test_each_request_writes_one_line_without_its_query():
     async with client_of(make_app()) as client:
         with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
