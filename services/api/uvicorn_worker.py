@@ -46,8 +46,14 @@ class AcceptingServer(Server):
         gc.set_threshold(_NEW_OBJECTS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, when all that was taken is known to it."""
+        """As uvicorn's, when all that was taken is known to it and nobody follows a job any more.
+
+        uvicorn tells the application only when its requests have ended, and those who follow a job may stay for hours.
+        """
         await self._acceptor.stop()
+        end_streams = getattr(getattr(self.config.loaded_app, "state", None), "end_streams", None)
+        if end_streams is not None:  # None: another application than `create_app` makes
+            end_streams()
         await super().shutdown(sockets)
 
 

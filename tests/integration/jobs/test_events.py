@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 from uuid import UUID
 
@@ -118,3 +119,27 @@ async def test_an_event_id_that_redis_would_refuse_disturbs_nobody(
     assert events[-1].is_last
     assert lab.client.sender is not None
     assert lab.client.sender.connections.failures == 0
+
+
+async def test_a_process_that_leaves_ends_its_listeners_and_begins_with_no_new_ones(
+    any_lab: Lab, registry: JobRegistry
+) -> None:
+    handle = await any_lab.client.enqueue_now(steps_job(registry), count=1)  # it waits: there is no worker
+    events, told, is_told = any_lab.client.events, [], asyncio.Event()
+
+    async def listen() -> None:
+        async for event in events.follow(handle.id):
+            told.append(event)
+            is_told.set()
+
+    async with asyncio.timeout(30):
+        listening = asyncio.create_task(listen())
+        await is_told.wait()
+        events.end()
+        await listening
+    assert [event.is_last for event in told] == [False]
+    assert await collect(any_lab, handle.id) == []
+    await events.stop()
+    events.start()
+    async with asyncio.timeout(30), contextlib.aclosing(events.follow(handle.id)) as following:
+        assert (await anext(following)).job_id == handle.id

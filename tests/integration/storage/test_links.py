@@ -144,3 +144,30 @@ async def test_a_good_link_to_a_file_that_is_gone_is_not_found(shop: Shop) -> No
     link = await shop.link()
     await shop.storage.delete(KEY)
     assert (await shop.client.get(link)).status_code == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_who_has_the_file_already_is_not_sent_it_again(shop: Shop, method: str) -> None:
+    link = await shop.link()
+    tag = (await shop.client.head(link)).headers["etag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', f'W/"other",W/{tag}', "*"):
+        headers = {"If-None-Match": known, "Range": "bytes=0-3"}
+        answer = await shop.client.request(method, link, headers=headers)
+        assert (answer.status_code, answer.content) == (304, b""), known
+        assert (answer.headers["etag"], answer.headers["cache-control"]) == (tag, "private")
+        assert "content-range" not in answer.headers
+    assert (await shop.client.request(method, f"{link}x", headers={"If-None-Match": "*"})).status_code == 403
+
+
+async def test_who_has_another_file_gets_this_one(shop: Shop) -> None:
+    headers = {"If-None-Match": '"other", W/"another"', "Range": "bytes=0-3"}
+    answer = await shop.client.get(await shop.link(), headers=headers)
+    assert (answer.status_code, answer.content) == (206, DATA[:4])
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-3", f"bytes={len(DATA)}-"])
+async def test_head_tells_of_the_whole_whatever_range_is_asked_for(shop: Shop, wanted: str) -> None:
+    answer = await shop.client.head(await shop.link(), headers={"Range": wanted})
+    assert answer.status_code == 200
+    assert answer.headers["content-length"] == str(len(DATA))
+    assert "content-range" not in answer.headers

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import time
 from collections.abc import Callable
 
+import httpx
 import pytest
 import uvicorn
 import uvloop
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.web.http_protocol import http_protocol
 from starlette.responses import PlainTextResponse
+
+from tests.integration.web.conftest import StartAPI
 
 WITHIN_SECONDS = 60.0
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -128,3 +132,29 @@ def test_a_request_that_came_while_a_leaving_server_was_busy_is_answered(
         answer = runner.run(main())
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in answer
+
+
+async def test_a_process_that_leaves_ends_the_streams_of_those_who_follow_a_job(start_api: StartAPI) -> None:
+    """A request may take 600 s to end, and this job never does: nothing but the process itself ends its stream."""
+    api = await asyncio.to_thread(start_api, JOBS__MODE="worker", API__SHUTDOWN_GRACE_SECONDS="600")
+    ada = {"username": "ada", "password": "correct-horse-battery"}
+    async with (
+        asyncio.timeout(WITHIN_SECONDS * 2),
+        httpx.AsyncClient(base_url=api.url, timeout=WITHIN_SECONDS) as http,
+    ):
+        (await http.post("/auth/register", json={**ada, "email": "ada@example.com"})).raise_for_status()
+        token = (await http.post("/auth/login", json=ada)).json()["access_token"]
+        http.headers["Authorization"] = f"Bearer {token}"
+        task_id = (await http.post("/process-data", json={"id": 1})).json()["task_id"]  # no worker takes it
+        async with http.stream("GET", f"/tasks/{task_id}/events") as followed:
+            lines = followed.aiter_lines()
+            async for line in lines:
+                if line.startswith("data: "):
+                    break
+            api.child.signal(signal.SIGTERM)
+            rest = [line async for line in lines]  # raises where the stream is cut off before its last chunk
+    assert [line for line in rest if line.startswith("event: ")] == []
+    assert await asyncio.to_thread(api.child.wait_or_kill, grace_seconds=WITHIN_SECONDS * 2)
+    assert api.child.exit_code == 0
+    assert "Traceback" not in api.log()
+    assert '"level":"error"' not in api.log()

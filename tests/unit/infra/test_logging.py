@@ -82,3 +82,22 @@ def test_a_request_line_is_json_and_masks_secrets_in_the_path(configured):
     assert (line["event"], line["level"], line["status"]) == ("request", "info", 200)
     assert line["timestamp"].endswith("Z")
     assert CANARY not in line["path"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_is_told_outside_its_except_and_its_secrets_are_masked(form, capsys):
+    settings = Settings(
+        _env_file=None, logging={"format": form}, security={"secret_key": f"{CANARY}-signing-key"}
+    )
+    configure_logging(settings)
+    try:
+        raise ValueError(f"wrong: {CANARY}-signing-key")
+    except ValueError as error:
+        caught = error
+    failure = (type(caught), caught, caught.__traceback__)
+    logging.getLogger("lib").error("theirs", exc_info=failure)
+    structlog.get_logger("ours").error("ours", exc_info=failure)
+    out = capsys.readouterr().out
+    assert out.count("Traceback (most recent call last)") == 2
+    assert out.count("ValueError: wrong: ") == 2
+    assert CANARY not in out

@@ -7,11 +7,11 @@ import httpx
 import pytest
 import structlog
 from fastapi import APIRouter, Depends, Request
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict
 from scalable_fastapi_system.infra.metrics import MetricsManager
 from scalable_fastapi_system.infra.settings import Settings
-from scalable_fastapi_system.kit.errors import APIException, NotFoundException
+from scalable_fastapi_system.kit.errors import APIException, NotFoundException, RateLimitExceededException
 from scalable_fastapi_system.web.limits import body_limit, carries_secrets, request_timeout
 from scalable_fastapi_system.web.middleware import PlatformMiddleware
 from scalable_fastapi_system.web.platform_api import PlatformAPI
@@ -230,6 +230,26 @@ async def test_large_answers_are_compressed_unless_they_carry_secrets(client):
     assert "content-encoding" not in (await client.get("/secret")).headers
 
 
+@pytest.mark.parametrize(
+    ("accepted", "is_packed"),
+    [
+        ("gzip, deflate, br", True),
+        ("gzip;q=0", False),
+        ("deflate, gzip ; Q=0.000", False),
+        ("br;q=1.0, gzip;q=0.8, *;q=0.1", True),
+        ("*;q=0, gzip", True),
+        ("identity;q=0.5, gzip;q=1.0", True),
+        ("identity, gzip;q=0.5", False),
+        ("x-gzip;q=0.5", True),
+        ("gzip;q=much", False),
+    ],
+)
+async def test_an_answer_is_compressed_where_the_client_s_weights_allow_it(client, accepted, is_packed):
+    answer = await client.get("/text", headers={"Accept-Encoding": accepted})
+    assert (answer.headers.get("content-encoding") == "gzip") is is_packed
+    assert len(answer.json()["text"]) == 5000
+
+
 async def test_an_answer_to_somebody_signed_in_is_not_stored_by_caches(client):
     assert "cache-control" not in (await client.get("/text")).headers
     assert (await client.get("/text", headers={"Authorization": "Bearer x"})).headers[
@@ -251,6 +271,20 @@ async def test_requests_are_counted_by_route_and_unknown_paths_together():
         if sample.name == "http_requests_total" and sample.value  # the others are only prepared
     }
     assert totals == {("/things/{thing_id}", "2xx"): 50, ("none", "4xx"): 50}
+
+
+async def test_methods_that_nobody_knows_make_no_series_of_their_own():
+    registry = CollectorRegistry()
+    async with client_of(make_app(metrics=MetricsManager(registry))) as client:
+        for method in ("PROPFIND", "MKCOL"):
+            for path in ("/text", "/things/5"):
+                assert (await client.request(method, path)).status_code == 405
+    shown = generate_latest(registry).decode()
+    assert "PROPFIND" not in shown
+    assert "MKCOL" not in shown
+    for handler in ("/text", "/things/{thing_id}"):
+        labels = {"method": "_OTHER", "status": "4xx", "handler": handler}
+        assert registry.get_sample_value("http_requests_total", labels) == 2
 
 
 async def test_each_request_writes_one_line_without_its_query():
@@ -309,6 +343,48 @@ async def test_cross_origin_calls_are_allowed_for_named_origins_only():
         )
         assert preflight.status_code == 200
         assert preflight.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/things/5", {"Host": "evil.example"}, 400),
+        ("POST", "/raw", {"Idempotency-Key": "a-key"}, 400),
+        ("POST", "/raw", {"Content-Length": "1025"}, 413),
+        ("GET", "/text", {}, 429),
+        ("GET", "/broken", {}, 500),
+        ("GET", "/slow", {}, 503),
+    ],
+)
+async def test_pages_of_named_origins_may_read_what_the_pass_answers_itself(method, path, headers, status):
+    def admit(scope, facts):
+        if facts.template == "/text":
+            raise RateLimitExceededException(headers={"Retry-After": "7"})
+        return []
+
+    def once(app, facts, key):
+        async def refuse(scope, receive, send):
+            raise APIException("No key is taken here", 400, "IDEMPOTENCY_KEY_NOT_TAKEN")
+
+        return refuse
+
+    settings = Settings(
+        _env_file=None,
+        api={"max_body_bytes": 1024},
+        security={"cors_origins": ["https://app.example"], "allowed_hosts": ["test"]},
+    )
+    async with client_of(make_app(settings, admission=admit, once=once)) as client:
+        mine = await client.request(method, path, headers={**headers, "Origin": "https://app.example"})
+        other = await client.request(method, path, headers={**headers, "Origin": "https://evil.example"})
+        none = await client.request(method, path, headers=headers)
+    assert [answer.status_code for answer in (mine, other, none)] == [status] * 3
+    assert mine.headers.get_list("access-control-allow-origin") == ["https://app.example"]
+    assert "Retry-After" in mine.headers["access-control-expose-headers"]
+    assert "X-Request-ID" in mine.headers["access-control-expose-headers"]
+    assert "Origin" in mine.headers["vary"]
+    assert mine.headers["x-request-id"] == mine.json()["request_id"]
+    assert "access-control-allow-origin" not in other.headers
+    assert "access-control-allow-origin" not in none.headers
 
 
 async def test_the_admission_s_headers_are_added_and_its_refusal_is_an_answer():

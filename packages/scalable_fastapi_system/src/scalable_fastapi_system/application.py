@@ -90,6 +90,7 @@ def create_app(settings: Settings | None = None, product: Product | None = None)
     app.state.resources = resources
     app.state.identity = identity
     app.state.jobs = JobClient(resources)
+    app.state.end_streams = app.state.jobs.events.end  # for a server that leaves: the lifespan is told last
     app.state.rate_limits = limits
     app.state.readiness = Readiness(resources.database)
     set_newest_resources(resources)

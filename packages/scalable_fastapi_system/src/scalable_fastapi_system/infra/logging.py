@@ -146,14 +146,13 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     redactor = Redactor(secrets_of(settings))
+    # In this order: secrets are looked for in the text of a traceback, and the tuple that it is made from is no value to mask.
+    finish: list[Processor] = [structlog.processors.format_exc_info, redactor]
     global _request_line_redactor  # noqa: PLW0603 - logging is configured once per process
     _request_line_redactor = redactor if use_json and level <= logging.INFO else None
-    finish: list[Processor]
     if use_json:
-        finish = [structlog.processors.format_exc_info, redactor]
         renderer: Processor = structlog.processors.JSONRenderer(serializer=_dumps)
     else:
-        finish = [redactor]
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stdout.isatty(),
             # not the default, which prints local variables: passwords and tokens among them

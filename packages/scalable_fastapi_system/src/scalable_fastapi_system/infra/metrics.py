@@ -14,6 +14,11 @@ from weakref import WeakKeyDictionary
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Summary
 
 UNMATCHED = "none"  # the handler label of requests that fit no route: one series, whatever the path
+# OpenTelemetry's. A server takes some thirty, and whoever sends the others is not to make series and span names of them.
+KNOWN_METHODS = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
+)
+OTHER_METHOD = "_OTHER"
 
 _HIGH_RESOLUTION = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5,
@@ -99,7 +104,7 @@ class MetricsManager:
     def prepare(self, method: str, endpoint: str) -> None:
         """Shows the counters of a route before its first request: a counter that appears with its first error hides it."""
         for status in ("2xx", "5xx"):
-            self._collectors.requests.labels(method, status, endpoint)
+            self._collectors.requests.labels(_label_of(method), status, endpoint)
 
     def watch_in_progress(self, count: Callable[[], int]) -> None:
         """Has the requests at work counted by `count`."""
@@ -146,6 +151,10 @@ class MetricsManager:
         if children is None:
             if len(self._children) > 10_000:  # concrete paths were handed in: keep the memory bounded
                 self._children.clear()
-            children = _Children(self._collectors, method, endpoint, f"{status // 100}xx")
+            children = _Children(self._collectors, _label_of(method), endpoint, f"{status // 100}xx")
             self._children[key] = children
         return children
+
+
+def _label_of(method: str) -> str:
+    return method if method in KNOWN_METHODS else OTHER_METHOD

@@ -92,6 +92,7 @@ class JobClient:
 
     async def start(self) -> None:
         """Keeps connections on the running loop, and starts the embedded worker if there is one."""
+        self.events.start()
         self._home = weakref.ref(asyncio.get_running_loop())
         self._inserts = Batcher(self._insert_batch)
         self._pushes = Batcher(self._push_batch)

@@ -86,6 +86,8 @@ class EventHub:
         self._readers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Reader] = (
             weakref.WeakKeyDictionary()
         )
+        # The loops on which nobody is followed any more.
+        self._leaving: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
     async def follow(self, job_id: UUID, *, last_event_id: str | None = None) -> AsyncIterator[JobEvent]:
         """The job's events from where `last_event_id` left off (or its present state), to its end.
@@ -93,6 +95,8 @@ class EventHub:
         Ends early where the process is stopping or the listener does not keep up: it may come back with its last id.
         """
         loop = asyncio.get_running_loop()
+        if loop in self._leaving:
+            return
         reader = self._readers.get(loop)
         if reader is None:
             reader = self._readers[loop] = _Reader(self._client)
@@ -111,8 +115,24 @@ class EventHub:
         """Whether that event was the job's end, so that there is nothing left to tell."""
         return job.state.is_terminal and _listener_at(last_event_id).seen == (job.attempt, int(job.state))
 
+    def start(self) -> None:
+        """Lets the running loop's listeners follow, also after an end."""
+        self._leaving.discard(asyncio.get_running_loop())
+
+    def end(self) -> None:
+        """Ends every listener of the running loop at once, and from now on each new one as it begins.
+
+        A server that leaves calls it before it waits for its requests: a job may be followed for hours.
+        """
+        loop = asyncio.get_running_loop()
+        self._leaving.add(loop)
+        reader = self._readers.get(loop)
+        if reader is not None:
+            reader.end()
+
     async def stop(self) -> None:
-        """Ends every listener of the running loop."""
+        """As `end`; returns when the reader has ended too."""
+        self.end()
         reader = self._readers.pop(asyncio.get_running_loop(), None)
         if reader is not None:
             await reader.stop()
@@ -140,10 +160,13 @@ class _Reader:
         if not found:
             self._listeners.pop(job_id, None)
 
-    async def stop(self) -> None:
-        for listeners in list(self._listeners.values()):
+    def end(self) -> None:
+        for listeners in self._listeners.values():
             for listener in listeners:
                 _end(listener)
+
+    async def stop(self) -> None:
+        self.end()
         if self._task is not None:
             await end_tasks([self._task])
 

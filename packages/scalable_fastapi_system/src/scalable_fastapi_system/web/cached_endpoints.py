@@ -14,7 +14,6 @@ An envelope's `request_id` is the request's: it is taken out of what is kept and
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from scalable_fastapi_system.infra.cache.responses import (
     RESPONSE_PARAMETER,
     CachedFunction,
 )
+from scalable_fastapi_system.web.conditional import has_current, weak_tag
 from scalable_fastapi_system.web.envelope import request_id_of
 
 _METHODS = frozenset({"GET", "HEAD"})
@@ -90,7 +90,7 @@ async def answer(
     line, _, body = entry.payload.partition(b"\n")
     head = orjson.loads(line)
     headers = _headers(head, entry, cache, is_private=is_private, varies=cached.is_per_user or is_private)
-    if _is_known(request, head["etag"]):
+    if has_current(request.headers.get("if-none-match"), head["etag"]):
         made = Response(status_code=304)
         made.raw_headers += headers
         return made
@@ -165,7 +165,7 @@ def _is_forbidden(control: str, identity: str | None) -> bool:
 def _to_keep(result: Any, request_id: str | None, identity: str | None) -> Loaded:
     if not isinstance(result, Response):
         body = encode(result)
-        return Loaded(orjson.dumps({"etag": _etag(body)}) + b"\n" + body, is_negative=result is None)
+        return Loaded(orjson.dumps({"etag": weak_tag(body)}) + b"\n" + body, is_negative=result is None)
     own_control = result.headers.get("cache-control", "")
     if (
         result.status_code != _OK
@@ -178,7 +178,7 @@ def _to_keep(result: Any, request_id: str | None, identity: str | None) -> Loade
         raise UncacheableError(result)
     body, at = _without_id(result, request_id)
     head = {
-        "etag": result.headers.get("etag") or _etag(body),
+        "etag": result.headers.get("etag") or weak_tag(body),
         "at": at,
         "control": own_control or None,
         "vary": result.headers.get("vary"),
@@ -206,11 +206,6 @@ def _without_id(result: Response, request_id: str | None) -> tuple[bytes, int | 
     return body[:at] + body[at + len(request_id) :], at
 
 
-def _etag(body: bytes) -> str:
-    """Weak: the request id differs, and compression may come after."""
-    return f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
-
-
 # -- answering ------------------------------------------------------------------------------------------------
 
 
@@ -232,11 +227,3 @@ def _control(entry: Entry, cache: CacheManager, is_private: bool) -> str:
         return "private, no-cache"
     left = entry.fresh_until - cache.now()
     return f"public, max-age={math.ceil(left)}" if left > 0 else "public, no-cache"
-
-
-def _is_known(request: Request, etag: str) -> bool:
-    asked = request.headers.get("if-none-match")
-    if asked is None:
-        return False
-    plain = etag.removeprefix("W/")
-    return asked.strip() == "*" or any(part.strip().removeprefix("W/") == plain for part in asked.split(","))

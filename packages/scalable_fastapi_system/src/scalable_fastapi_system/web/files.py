@@ -16,15 +16,18 @@ from scalable_fastapi_system.infra.storage import InvalidKeyError, StoredFile
 from scalable_fastapi_system.infra.storage.base import MAX_KEY_LENGTH
 from scalable_fastapi_system.infra.storage.signing import FILES_PATH
 from scalable_fastapi_system.kit.errors import APIException
+from scalable_fastapi_system.web.conditional import has_current
 from scalable_fastapi_system.web.dependencies import App
 from scalable_fastapi_system.web.limits import carries_secrets, request_timeout
 
 router = APIRouter(tags=["files"])
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+_TOLD_BY_304 = ("Cache-Control", "ETag")
 _FAILURES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file, of the type that it was stored with", "content": {"*/*": {}}},
     206: {"description": "The part that Range asks for", "content": {"*/*": {}}},
+    304: {"description": "The client has it already: If-None-Match names its ETag"},
     403: {"description": "The link is not one of ours, or has ended"},
     404: {"description": "The file is not there any more"},
     416: {"description": "The file has no such part"},
@@ -43,8 +46,9 @@ async def get_file(
     signature: Annotated[str, Query(max_length=100)],
     wanted: Annotated[str | None, Header(alias="Range", max_length=100)] = None,
     if_range: Annotated[str | None, Header(alias="If-Range", max_length=200)] = None,
+    if_none_match: Annotated[str | None, Header(alias="If-None-Match")] = None,
 ) -> Response:
-    """A file, or one range of its bytes, as it is."""
+    """A file, or one range of its bytes, as it is; 304 for who has it already."""
     try:
         is_good = app.storage.accepts_link(key, expires=expires, signature=signature)
     except InvalidKeyError:
@@ -61,14 +65,18 @@ async def get_file(
         "Content-Type": file.content_type,
         "ETag": tag,
     }
+    if has_current(if_none_match, tag):  # before a range is looked at: RFC 9110 section 13.2.2
+        return Response(status_code=304, headers={name: headers[name] for name in _TOLD_BY_304})
+    is_head = request.method == "HEAD"
     start, stop = 0, file.size_bytes
-    part = _part(wanted, file) if if_range is None or if_range == tag else None
+    # Ranges are for GET alone (section 14.2).
+    part = _part(wanted, file) if not is_head and if_range in {None, tag} else None
     if part is not None:
         start, stop = part
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size_bytes}"
     headers["Content-Length"] = str(stop - start)
     status_code = 200 if part is None else 206
-    if request.method == "HEAD":
+    if is_head:
         return Response(status_code=status_code, headers=headers)
     return StreamingResponse(app.storage.open(key, start=start, end=stop), status_code, headers)
 

@@ -12,10 +12,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -29,6 +31,7 @@ from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.infra.tracing import tracer_provider
 from scalable_fastapi_system.kit.errors import APIException, ServiceUnavailableException
 from scalable_fastapi_system.kit.ids import is_request_id, new_request_id
+from scalable_fastapi_system.web.accept_encoding import wants_gzip
 from scalable_fastapi_system.web.client_address import ProxyTrust
 from scalable_fastapi_system.web.hosts import HostRule
 from scalable_fastapi_system.web.problems import problem_response
@@ -120,7 +123,7 @@ class PlatformMiddleware:
         self._writes_lines = settings.logging.access_log
         self._silent_paths = frozenset(settings.logging.skip_paths)
         self._hosts = None if "*" in security.allowed_hosts else HostRule(security.allowed_hosts)
-        self._cors: ASGIApp | None = None
+        self._cors: CORSMiddleware | None = None
         if security.cors_origins:
             self._cors = CORSMiddleware(
                 self._admit,
@@ -149,7 +152,7 @@ class PlatformMiddleware:
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id, **exchange.trace)
         self._room.enter()
         try:
-            target = self._cors if self._cors is not None and exchange.has_origin else self._admit
+            target: ASGIApp = self._cors if self._cors is not None and exchange.has_origin else self._admit
             await target(scope, receive, exchange.send)
         except asyncio.CancelledError:
             exchange.status = exchange.status or _CLIENT_CLOSED
@@ -262,7 +265,16 @@ class PlatformMiddleware:
                 response = problem_response(
                     request, APIException("Internal server error", 500, "INTERNAL_ERROR")
                 )
-        await response(scope, receive, exchange.send)
+        await response(scope, receive, self._own_send(exchange, scope))
+
+    def _own_send(self, exchange: _Exchange, scope: Scope) -> Send:
+        """Sends what this pass answers itself, which has not come through the CORS layer.
+
+        Without its headers a browser would hide the answer from the page, and with it what Retry-After says.
+        """
+        if self._cors is None or not exchange.has_origin:
+            return exchange.send
+        return partial(self._cors.send, send=exchange.send, request_headers=Headers(scope=scope))
 
     def _finish(self, exchange: _Exchange, scope: Scope) -> None:
         seconds = time.perf_counter() - exchange.started
@@ -378,7 +390,7 @@ class _Exchange:
             if name == b"authorization":
                 self.authorization = value
             elif name == b"accept-encoding":
-                self.takes_gzip = b"gzip" in value
+                self.takes_gzip = b"gzip" in value and (b";" not in value or wants_gzip(value))
             elif name == b"content-length":
                 self.content_length = int(value) if value.isdigit() else 0
                 self.has_body = self.content_length > 0

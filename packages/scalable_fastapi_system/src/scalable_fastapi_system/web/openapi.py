@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
+from scalable_fastapi_system.web.conditional import has_current, weak_tag
 from scalable_fastapi_system.web.openapi_links import describe_links
 from scalable_fastapi_system.web.problems import MEDIA_TYPE, Problem
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _PROBE_PATHS = ("/health", "/metrics")
+_MOST_ROOTS = 16
 # What any operation may answer, by the middleware: too many requests, a defect, a store away or a full process.
 _ALWAYS = {
     "429": "Too many requests; Retry-After says when to come back",
@@ -47,6 +52,49 @@ def install_openapi(app: FastAPI, *describe: Callable[[dict[str, Any]], None]) -
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+    _serve_as_bytes(app)
+
+
+class _Rendered(NamedTuple):
+    document: dict[str, Any]
+    body: bytes
+    tag: str
+
+
+def _serve_as_bytes(app: FastAPI) -> None:
+    """Answers the document in place of FastAPI's own route, which makes all of it into JSON at each request.
+
+    That stops the loop for some milliseconds; here it is done once for each root path, and again when `app.openapi()`
+    gives another object. One that is changed in place is not noticed.
+    """
+    kept: dict[str, _Rendered] = {}
+
+    async def answer(request: Request) -> Response:
+        root = request.scope.get("root_path", "").rstrip("/")
+        document = app.openapi()
+        found = kept.get(root)
+        if found is None or found.document is not document:
+            if len(kept) >= _MOST_ROOTS:  # a proxy that makes them up
+                kept.clear()
+            body = bytes(JSONResponse(_under(app, root, document)).body)
+            found = kept[root] = _Rendered(document, body, weak_tag(body))
+        headers = {"Cache-Control": "no-cache", "ETag": found.tag}
+        if has_current(request.headers.get("if-none-match"), found.tag):
+            return Response(status_code=304, headers=headers)
+        return Response(found.body, media_type="application/json", headers=headers)
+
+    routes = app.router.routes
+    for index, route in enumerate(routes):
+        if isinstance(route, Route) and route.path == app.openapi_url:
+            routes[index] = Route(route.path, answer, include_in_schema=False)
+
+
+def _under(app: FastAPI, root: str, document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the root path among its servers, as FastAPI has it."""
+    servers = document.get("servers", [])
+    if not root or not app.root_path_in_servers or any(server.get("url") == root for server in servers):
+        return document
+    return {**document, "servers": [{"url": root}, *servers]}
 
 
 def _describe_failures(schema: dict[str, Any]) -> None:

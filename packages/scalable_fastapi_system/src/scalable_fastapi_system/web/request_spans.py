@@ -19,11 +19,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from starlette.types import Scope
 
-from scalable_fastapi_system.infra.metrics import UNMATCHED
+from scalable_fastapi_system.infra.metrics import KNOWN_METHODS, OTHER_METHOD, UNMATCHED
 
-_METHODS = frozenset(
-    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
-)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -39,7 +36,7 @@ class RequestSpans:
         """Begins the span of this HTTP request and makes it the current one, in the caller's context."""
         parent = self._parent(scope)
         method = scope["method"]
-        known = method if method in _METHODS else "_OTHER"
+        known = method if method in KNOWN_METHODS else OTHER_METHOD
         name = method if known == method else "HTTP"
         if template != UNMATCHED:
             name = f"{name} {template}"
@@ -88,7 +85,7 @@ def _attributes(scope: Scope, method: str, template: str) -> dict[str, Any]:
         "network.protocol.version": scope["http_version"],
         **_server(scope),
     }
-    if method == "_OTHER":
+    if method == OTHER_METHOD:
         found["http.request.method_original"] = scope["method"]
     if template != UNMATCHED:
         found["http.route"] = template
