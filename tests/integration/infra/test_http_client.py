@@ -2,12 +2,16 @@
 
 import asyncio
 import gzip
+import itertools
 import time
+import tracemalloc
+import zlib
 
 import pytest
 from scalable_fastapi_system.infra import http_client
 from scalable_fastapi_system.infra.http_client import (
     HttpClient,
+    OutboundEncodingError,
     OutboundError,
     OutboundRefusedError,
     OutboundTimeoutError,
@@ -21,6 +25,7 @@ class Server:
     def __init__(self):
         self.plan = []
         self.requests = []
+        self.heads = []
         self.stall_seconds = 0
         self.answer = b""  # to every request, in place of the plan
 
@@ -29,6 +34,7 @@ class Server:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 self.requests.append(head.split(b"\r\n")[0].decode())
+                self.heads.append(head.decode().lower())
                 await asyncio.sleep(self.stall_seconds)
                 if self.answer:
                     writer.write(self.answer)
@@ -138,6 +144,116 @@ async def test_an_answer_is_read_up_to_its_limit_whatever_it_unpacks_to(client, 
     assert len(server.requests) == 1
     answer = await client.request("GET", server.url, max_bytes=len(body))
     assert answer.content == body
+
+
+def answer_with(body, *headers):
+    lines = "".join(f"{header}\r\n" for header in (*headers, "Connection: close"))
+    return f"HTTP/1.1 200 X\r\n{lines}\r\n".encode() + body
+
+
+def packed_zeros(mebibytes, times):
+    """So many zeros, packed with gzip so many times; never all of them in memory."""
+
+    def pack(pieces):
+        stream = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+        yield from map(stream.compress, pieces)
+        yield stream.flush()
+
+    pieces = itertools.repeat(bytes(1024 * 1024), mebibytes)
+    for _ in range(times):
+        pieces = pack(pieces)
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize(
+    ("times", "encoding", "error"),
+    [(1, "gzip", OutboundTooLargeError), (2, "gzip, gzip", OutboundEncodingError)],
+)
+async def test_an_answer_that_would_fill_the_memory_is_refused_before_it_does(
+    client, server, times, encoding, error
+):
+    server.answer = answer_with(packed_zeros(300, times), f"Content-Encoding: {encoding}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(error):
+            await client.request("GET", server.url)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 30_000_000
+    assert len(server.requests) == 1
+
+
+async def test_an_answer_that_unpacks_to_nothing_comes_to_its_end(client, server):
+    server.answer = answer_with(gzip.compress(b"") * 20_000, "Content-Encoding: gzip")
+    with pytest.raises(OutboundTooLargeError):
+        await client.request("GET", server.url, max_bytes=1000)
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+async def test_an_answer_that_is_packed_reads_like_any_other(client, server, encoding, pack):
+    packed = pack(b'{"name": "Zo\xc3\xab"}')
+    server.answer = answer_with(packed, f"Content-Encoding: {encoding}", "Content-Type: application/json")
+    answer = await client.request("GET", server.url)
+    assert answer.json() == {"name": "Zoë"}
+    assert answer.text == '{"name": "Zoë"}'
+    assert answer.content == await answer.aread() == b'{"name": "Zo\xc3\xab"}'
+    assert "\r\naccept-encoding: gzip, deflate\r\n" in server.heads[0]
+
+
+async def test_an_encoding_that_was_not_asked_for_is_refused_where_there_is_a_body(client, server):
+    server.answer = answer_with(b"whatever", "Content-Encoding: br")
+    with pytest.raises(OutboundEncodingError):
+        await client.request("GET", server.url)
+    assert len(server.requests) == 1
+    server.answer = answer_with(b"", "Content-Encoding: br", "Content-Length: 8")
+    assert (await client.request("HEAD", server.url)).status_code == 200
+
+
+async def test_an_answer_that_breaks_off_is_an_error(client, server):
+    server.answer = answer_with(gzip.compress(b"all of it")[:-4], "Content-Encoding: gzip")
+    with pytest.raises(OutboundError, match="DamagedBodyError"):
+        await client.request("POST", server.url)
+
+
+async def test_a_body_that_nobody_wants_is_not_read(client, server):
+    server.answer = answer_with(
+        b"short", "Content-Encoding: br", "Content-Length: 1000000000000", "X-Says: so"
+    )
+    answer = await client.request("GET", server.url, wants_body=False)
+    assert (answer.status_code, answer.headers["x-says"], answer.content) == (200, "so", b"")
+
+
+async def test_a_cookie_set_for_one_caller_is_not_sent_for_the_next(client, server):
+    server.answer = answer_with(b"", "Set-Cookie: session=of-user-1; Path=/", "Content-Length: 0")
+    assert "set-cookie" in (await client.request("GET", server.url)).headers
+    await client.request("GET", server.url)
+    assert len(server.heads) == 2
+    assert "\r\ncookie:" not in server.heads[1]
+
+
+async def test_a_call_may_have_a_longer_deadline_than_the_settings_one(make_settings, server):
+    server.stall_seconds = 0.5
+    patient = make_settings(http_client={"allow_private_addresses": True, "timeout_seconds": 0.1})
+    async with HttpClient(patient) as made:
+        answer = await made.request("GET", server.url, timeout_seconds=30)
+    assert answer.status_code == 200
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a..example/",
+        f"http://{'a' * 64}.example/",
+        "http://127.0.0.1:99999/",
+        "http://[::1/",
+        "http:///",
+    ],
+)
+async def test_an_address_that_is_none_is_an_error_of_the_client_s(client, url):
+    with pytest.raises(OutboundError):
+        await client.request("GET", url)
 
 
 async def test_redirects_are_handed_back_and_not_followed(client, server):

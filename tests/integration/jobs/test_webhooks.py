@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from scalable_fastapi_system.infra.http_client import MAX_ANSWER_BYTES
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import (
     JobContext,
@@ -42,6 +44,7 @@ class Receiver:
 
     url: str = ""
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    answer_body: bytes = b""
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,8 +57,10 @@ class Receiver:
         self.requests.append((headers, body))
         status, extra = self.answers.pop(0) if self.answers else (200, {})
         lines = "".join(f"{name}: {value}\r\n" for name, value in extra.items())
-        writer.write(f"HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n{lines}\r\n".encode())
-        await writer.drain()
+        head = f"HTTP/1.1 {status} x\r\ncontent-length: {len(self.answer_body)}\r\nconnection: close\r\n{lines}\r\n"
+        writer.write(head.encode("latin-1") + self.answer_body)
+        with contextlib.suppress(ConnectionError):  # nobody need read it to its end
+            await writer.drain()
         writer.close()
 
 
@@ -166,6 +171,20 @@ async def test_a_delivery_is_tried_again_with_the_same_body(
     bodies = {body for _, body in receiver.requests}
     ids = {headers["webhook-id"] for headers, _ in receiver.requests}
     assert (len(receiver.requests), len(bodies), len(ids)) == (3, 1, 1)
+
+
+async def test_of_a_receiver_s_answer_only_status_and_pause_count(
+    lab: Lab, registry: JobRegistry, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks.deliver.backoff, "base_seconds", 0.05)
+    told = declare(registry)
+    await add_endpoint(lab, receiver.url)
+    receiver.answers = [(503, {"retry-after": "\xb2"}), (200, {"content-encoding": "gzip"})]
+    receiver.answer_body = bytes(MAX_ANSWER_BYTES + 1)
+    await lab.start_worker()
+    await lab.client.enqueue_now(told, owner_id=OWNER)
+    (row,) = await deliveries(lab, 1)
+    assert (row.attempts, row.last_status, row.last_error) == (2, 200, None)
 
 
 async def test_gone_disables_the_endpoint(lab: Lab, registry: JobRegistry, receiver: Receiver) -> None:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from scalable_fastapi_system.infra.rate_limit import Decision, Policy, RateLimiter
+from scalable_fastapi_system.infra.rate_limit.store import Ask, Owed, SharedCounts
+from scalable_fastapi_system.infra.redis import RedisConnections
+from scalable_fastapi_system.infra.settings import RedisSettings
 
 from tests.integration.rate_limit.conftest import MakeLimiter, admitted, decide, within_a_window
 
@@ -88,11 +91,50 @@ async def test_what_was_admitted_meanwhile_is_charged_afterwards(
     assert await admitted(one, policy, 10) == 10
     disposable_redis.stop()  # it comes back with its data
     assert await admitted(one, policy, 20) == 20
+    await asyncio.sleep(PAUSE_SECONDS)
+    assert await admitted(one, policy, 1) == 1, "asks Redis again, in vain"
     disposable_redis.start()
     await asyncio.sleep(PAUSE_SECONDS)
     assert await admitted(one, policy, 1) == 1
     await asyncio.sleep(PAUSE_SECONDS)
-    assert await admitted(two, policy, 100) == 29
+    assert await admitted(two, policy, 100) == 28
+
+
+async def test_what_was_admitted_beside_a_frozen_redis_is_charged_afterwards(
+    make_one: MakeLimiter, disposable_redis: Redis
+) -> None:
+    await within_a_window()
+    one, two = make_one(command_timeout_seconds=0.1), make_one(store_timeout_seconds=5.0)
+    policy, rounds = Policy.parse("user", "60/day"), 5
+    assert await admitted(one, policy, 1) == 1
+    disposable_redis.child.freeze()
+    for _ in range(rounds):
+        assert await admitted(one, policy, 5) == 5
+        await asyncio.sleep(0.1 + PAUSE_SECONDS)
+    disposable_redis.child.thaw()
+    assert await admitted(one, policy, 1) == 1
+    await asyncio.sleep(0.05)
+    left = await admitted(two, policy, 100)
+    # Each question in vain may have been given the one that it asked for; whoever waited for it has gone.
+    assert 60 - 27 - rounds <= left <= 60 - 27
+
+
+async def test_what_is_owed_is_charged_once_though_the_answer_to_it_was_lost(redis_url: str) -> None:
+    await within_a_window(window_seconds=3600)
+    redis = RedisConnections(RedisSettings(redis_url=redis_url))
+    shared, policy = SharedCounts(redis), Policy.parse("user", "60/day;100/hour")
+    keys = shared.keys("somebody", policy.rates)
+
+    async def counts_after(*owed: tuple[str, int]) -> list[int]:
+        ask = Ask(keys, policy.rates, 0, tuple(Owed(account, amount) for account, amount in owed))
+        _, (grant,) = await shared.take([ask], [])
+        return [count for count, _ in grant.counts]
+
+    for _ in range(3):
+        assert await counts_after(("one-day", 5), ("one-hour", 4)) == [5, 4]
+    assert await counts_after(("one-day", 7), ("", 0)) == [7, 4], "the sum has grown by two"
+    assert await counts_after(("two-day", 1), ("two-hour", 1)) == [8, 5], "another process"
+    await redis.stop()
 
 
 async def test_a_redis_that_lost_its_data_gives_nobody_the_quota_again(

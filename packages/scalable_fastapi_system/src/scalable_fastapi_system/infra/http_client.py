@@ -3,7 +3,8 @@
 Promises: no call outlives its deadline, retries included; only calls that may be repeated are; at most the
 budgeted share of calls is repeated; an open breaker answers at once; the address that was checked is the one
 that is connected to, so a name that changes its mind (DNS rebinding) gains nothing; redirects are not followed; an
-answer that is too long, or grows too long when it is unpacked, is not read to its end.
+answer that is too long, or grows too long when it is unpacked, is not read to its end, and no more of it is unpacked;
+no cookie that a service sets is sent with a later call, which may be another user's.
 Raises `OutboundError` and its kin, whose messages carry no credentials.
 """
 
@@ -13,6 +14,7 @@ import asyncio
 import random
 import socket
 from collections.abc import Iterable, Mapping
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import httpcore
@@ -23,6 +25,13 @@ from scalable_fastapi_system.infra.addresses import is_public
 from scalable_fastapi_system.infra.resilience import CircuitBreaker, CircuitOpenError, RetryBudget
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.infra.tracing import current_traceparent
+from scalable_fastapi_system.infra.unpacking import (
+    ACCEPT_ENCODING,
+    PART_BYTES,
+    DamagedBodyError,
+    UnknownEncodingError,
+    Unpacker,
+)
 
 _log = structlog.get_logger("http_client")
 
@@ -32,6 +41,7 @@ _BACKOFF_BASE_SECONDS = 0.1
 _BACKOFF_CEILING_SECONDS = 5.0
 _MAX_BREAKERS = 1000
 MAX_ANSWER_BYTES = 10 * 1024 * 1024
+_MAX_PORT = 65_535
 
 
 class OutboundError(Exception):
@@ -44,6 +54,10 @@ class OutboundTimeoutError(OutboundError):
 
 class OutboundTooLargeError(OutboundError):
     """The answer is longer than the caller takes. Nothing of it is kept."""
+
+
+class OutboundEncodingError(OutboundError):
+    """The answer is packed in another way than was asked for (gzip or deflate, once). Nothing of it is kept."""
 
 
 class OutboundRefusedError(OutboundError):
@@ -60,17 +74,24 @@ class HttpClient:
         self._budget = RetryBudget(options.retry_budget_ratio)
         self._breakers: dict[str, CircuitBreaker] = {}
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
-        transport = httpx.AsyncHTTPTransport(retries=0, trust_env=False)
+        tls = httpx.create_ssl_context()
+        transport = httpx.AsyncHTTPTransport(verify=tls, retries=0, trust_env=False)
         # httpx offers no way to hand in the part that connects; its pool is made again with ours.
         transport._pool = httpcore.AsyncConnectionPool(
-            ssl_context=httpx.create_ssl_context(),
+            ssl_context=tls,
             max_connections=100,
             keepalive_expiry=30.0,
             network_backend=_GuardedBackend(allow_private=options.allow_private_addresses),
         )
         self._client = httpx.AsyncClient(
-            transport=transport, follow_redirects=False, timeout=self._deadline_seconds, trust_env=False
+            transport=transport,
+            headers={"Accept-Encoding": ACCEPT_ENCODING},
+            follow_redirects=False,
+            timeout=None,  # noqa: S113 - each call has its deadline, which may be longer than the default
+            trust_env=False,
         )
+        # One client serves all users: what a service sets for one must not be sent for another.
+        self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
     async def __aenter__(self) -> HttpClient:
         return self
@@ -89,28 +110,30 @@ class HttpClient:
         timeout_seconds: float | None = None,
         is_repeatable: bool | None = None,
         max_bytes: int = MAX_ANSWER_BYTES,
+        wants_body: bool = True,
         headers: Mapping[str, str] | None = None,
         **content: Any,
     ) -> httpx.Response:
         """One call with its retries; any status is an answer. Where the caller is traced, so is the call: by `traceparent`.
 
         is_repeatable: whether doing it twice does no harm; by default by its method. A POST with an
-        idempotency key is. max_bytes: of the answer's body. content: `json`, `content`, `data` or `params`, as httpx takes them.
+        idempotency key is. max_bytes: of the answer's body, unpacked. wants_body: False where status
+        and headers are all that counts: then the body is not read, and empty. content: `json`, `content`, `data` or
+        `params`, as httpx takes them.
         """
         sent_headers = dict(headers or {})
         traceparent = current_traceparent()
         if traceparent is not None:
             sent_headers.setdefault("traceparent", traceparent)
         may_repeat = method.upper() in _REPEATABLE_METHODS if is_repeatable is None else is_repeatable
-        target = httpx.URL(url)
-        if target.scheme not in {"http", "https"} or not target.host:
-            raise OutboundRefusedError("only http and https addresses can be called")
+        target = _target(url)
         name = f"{target.host}:{target.port or target.scheme}"
         breaker = self._breaker(name)
         try:
             request = self._client.build_request(method, target, headers=sent_headers, **content)
-            async with asyncio.timeout(timeout_seconds or self._deadline_seconds) as limit:
-                return await self._with_retries(breaker, may_repeat, request, max_bytes, limit.when() or 0.0)
+            limit = max_bytes if wants_body else None
+            async with asyncio.timeout(timeout_seconds or self._deadline_seconds) as deadline:
+                return await self._with_retries(breaker, may_repeat, request, limit, deadline.when() or 0.0)
         except TimeoutError as error:
             raise OutboundTimeoutError(f"{name} did not answer within the deadline") from error
 
@@ -119,7 +142,7 @@ class HttpClient:
         breaker: CircuitBreaker,
         may_repeat: bool,
         request: httpx.Request,
-        max_bytes: int,
+        max_bytes: int | None,
         ends_at: float,
     ) -> httpx.Response:
         self._budget.note_call()
@@ -131,7 +154,7 @@ class HttpClient:
                 response = await self._once(breaker, request, max_bytes)
                 if response.status_code not in _REPEATABLE_STATUS:
                     return response
-            except (OutboundRefusedError, OutboundTooLargeError):
+            except (OutboundRefusedError, OutboundTooLargeError, OutboundEncodingError):
                 raise
             except OutboundError as error:
                 failure = error
@@ -146,20 +169,22 @@ class HttpClient:
             await asyncio.sleep(pause)
             _log.info("outbound call repeated", target=breaker.name, attempt=attempt)
 
-    async def _once(self, breaker: CircuitBreaker, request: httpx.Request, max_bytes: int) -> httpx.Response:
+    async def _once(
+        self, breaker: CircuitBreaker, request: httpx.Request, max_bytes: int | None
+    ) -> httpx.Response:
         try:
             breaker.before_call()
         except CircuitOpenError as error:
             raise OutboundRefusedError(str(error)) from error
         try:
             response = await self._answer(breaker.name, request, max_bytes)
-        except OutboundTooLargeError:
+        except (OutboundTooLargeError, OutboundEncodingError):
             breaker.succeeded()
             raise
         except _NotPublicError as error:
             breaker.abandoned()
             raise OutboundRefusedError(str(error)) from error
-        except (httpx.HTTPError, httpcore.NetworkError, OSError) as error:
+        except (httpx.HTTPError, httpcore.NetworkError, DamagedBodyError, OSError) as error:
             breaker.failed()
             raise OutboundError(f"{breaker.name}: {type(error).__name__}") from error
         except BaseException:
@@ -172,15 +197,11 @@ class HttpClient:
             breaker.succeeded()
         return response
 
-    async def _answer(self, name: str, request: httpx.Request, max_bytes: int) -> httpx.Response:
+    async def _answer(self, name: str, request: httpx.Request, max_bytes: int | None) -> httpx.Response:
         response = await self._client.send(request, stream=True)
         try:
-            body = bytearray()
-            async for piece in response.aiter_bytes():
-                body += piece
-                if len(body) > max_bytes:
-                    raise OutboundTooLargeError(f"{name}: the answer is longer than {max_bytes} bytes")
-            response._content = bytes(body)  # as its own `aread` would
+            # as its own `aread` would
+            response._content = b"" if max_bytes is None else await _read(name, response, max_bytes)
         finally:
             await response.aclose()
         return response
@@ -199,6 +220,49 @@ class HttpClient:
                 self._breakers.pop(next(iter(self._breakers)))
             found = self._breakers[name] = CircuitBreaker(name)
         return found
+
+
+def _target(url: str) -> httpx.URL:
+    """Raises OutboundRefusedError, which does not repeat the address: it may hold credentials."""
+    try:
+        target = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise OutboundRefusedError("this is no address that can be called") from error
+    if target.scheme not in {"http", "https"} or not target.host:
+        raise OutboundRefusedError("only http and https addresses can be called")
+    if (target.port or 0) > _MAX_PORT:
+        raise OutboundRefusedError(f"there is no port {target.port}")
+    return target
+
+
+async def _read(name: str, response: httpx.Response, max_bytes: int) -> bytes:
+    """The body. httpx would unpack a whole piece from the network, to any length, before anybody can count."""
+    body = bytearray()
+    received = 0
+    unpacker: Unpacker | None = None
+    async for piece in response.aiter_raw():
+        if unpacker is None:  # not before: the answer to a HEAD names an encoding and has no body
+            unpacker = _unpacker(name, response)
+        received += len(piece)
+        for part in unpacker.parts(piece):
+            body += part
+            if len(body) > max_bytes:
+                raise OutboundTooLargeError(f"{name}: the answer is longer than {max_bytes} bytes")
+        # What is packed may be a little longer than what it holds; one that never holds anything has to end, too.
+        if received > 2 * max_bytes + PART_BYTES:
+            raise OutboundTooLargeError(f"{name}: the answer is longer than {max_bytes} bytes")
+    if unpacker is not None:
+        unpacker.finish()
+    return bytes(body)
+
+
+def _unpacker(name: str, response: httpx.Response) -> Unpacker:
+    try:
+        return Unpacker(response.headers.get_list("content-encoding", split_commas=True))
+    except UnknownEncodingError as error:
+        raise OutboundEncodingError(
+            f"{name}: the answer is packed in a way that is not understood"
+        ) from error
 
 
 class _NotPublicError(Exception):
@@ -251,6 +315,6 @@ async def _resolve(host: str, port: int) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the second for a label that is empty or too long
         raise httpcore.ConnectError(f"{host} has no address") from error
     return list(dict.fromkeys(str(info[4][0]) for info in found))

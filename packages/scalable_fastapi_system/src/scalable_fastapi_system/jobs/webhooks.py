@@ -211,7 +211,12 @@ async def deliver(ctx: JobContext, *, delivery_id: UUID) -> None:
     async with HttpClient(ctx.resources.settings) as http:
         try:
             answer = await http.request(
-                "POST", endpoint["url"], headers=headers, content=body, is_repeatable=False
+                "POST",
+                endpoint["url"],
+                headers=headers,
+                content=body,
+                is_repeatable=False,
+                wants_body=False,  # the receiver chooses its length, and many deliveries run at once
             )
             status = answer.status_code
             retry_after_seconds = _retry_after(answer.headers.get("retry-after"), now)
@@ -321,11 +326,11 @@ def _retry_after(value: str | None, now: datetime) -> float | None:
     """Seconds to wait by a Retry-After header, a number or a date; at most a day."""
     if value is None:
         return None
-    if value.isdigit():
+    if value.isascii() and value.isdigit():
         return min(float(value), _MAX_RETRY_AFTER_SECONDS)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the second for a year that no date has
         return None
     if moment.tzinfo is None:
         return None

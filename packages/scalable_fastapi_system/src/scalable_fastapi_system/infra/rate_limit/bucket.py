@@ -1,4 +1,4 @@
-"""One policy, route and identity in one process: its lease, its own count and its debt. No I/O, no clock of its own.
+"""One policy, route and identity in one process: its lease, its own count and what it owes. No I/O, no clock of its own.
 
 `now` is monotonic seconds of the process; `server_now` is the time of the Redis server, in seconds, which says where a
 window begins. The limiter holds its lock around every call.
@@ -7,11 +7,12 @@ window begins. The limiter holds its lock around every call.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Sequence
 
 from scalable_fastapi_system.infra.rate_limit.decision import Decision
 from scalable_fastapi_system.infra.rate_limit.policies import Policy
-from scalable_fastapi_system.infra.rate_limit.store import Ask, Grant, Return
+from scalable_fastapi_system.infra.rate_limit.store import NOTHING_OWED, Ask, Grant, Owed, Return
 from scalable_fastapi_system.infra.rate_limit.windows import LocalWindow, room, wait_seconds
 
 # A lease is at most this part of the quota, and at most this many requests.
@@ -34,8 +35,7 @@ class Bucket:
     __slots__ = (
         "_asked_at",
         "_charged",
-        "_debt",
-        "_debt_until",
+        "_debts",
         "_indexes",
         "_keys",
         "_lease",
@@ -59,12 +59,12 @@ class Bucket:
         self._indexes: tuple[int, ...] = ()  # the server's numbers of the windows that the lease is from
         self._lease = 0  # what was last asked for beyond what was waited for
         self._charged = 0  # admitted under the lease, not yet in `_windows`
-        self._debt = 0  # admitted without asking, not yet charged
+        self._debts: tuple[_Debt, ...] = ()  # one for each rate, once anything is owed
         self.tokens = 0  # leased and not used
         self.low_water = 0
         self._rate = self._remaining = 0
         self.lease_until = self.denied_until = self.used_at = _NEVER
-        self._asked_at = self._debt_until = self._resets_at = self._retry_at = _NEVER
+        self._asked_at = self._resets_at = self._retry_at = _NEVER
 
     # -- without asking -----------------------------------------------------------------------------------
 
@@ -126,10 +126,8 @@ class Bucket:
         if now < self._resets_at:
             extra = min(extra, self._remaining // 8)  # near the end leases get small: all of it can be used
         self._lease, self._asked_at = extra, now
-        debt = self._debt if now < self._debt_until else 0
-        self._debt = 0
         want = max(0, min(waiting + extra, own_room - self.tokens))
-        return Ask(self._keys, self.policy.rates, want, debt)
+        return Ask(self._keys, self.policy.rates, want, self._owed(now))
 
     def take(self, ask: Ask, grant: Grant, *, sent: float, now: float, server_now: float) -> None:
         """Takes over what was given. sent: when it was asked for; `server_now` is of the answer."""
@@ -143,9 +141,7 @@ class Bucket:
             rate.window_seconds - server_now % rate.window_seconds for rate in ask.rates
         )
         self.tokens += grant.given
-        paid = min(self._debt, self.tokens)  # for those whom this answer came too late for
-        self._debt -= paid
-        self.tokens -= paid
+        self._settle(ask.owed, now)
         self.low_water = self._lease // 4
         self._report(now, server_now, grant.counts)
         if self.tokens > 0:
@@ -179,13 +175,27 @@ class Bucket:
             self.tokens = 0
 
     def _owe(self, now: float, server_now: float) -> None:
-        if now >= self._debt_until:
-            self._debt = 0
-            shortest = min(
-                rate.window_seconds - server_now % rate.window_seconds for rate in self.policy.rates
-            )
-            self._debt_until = now + shortest
-        self._debt += 1
+        if not self._debts:
+            self._debts = tuple(_Debt(rate.window_seconds) for rate in self.policy.rates)
+        for debt in self._debts:
+            debt.add(now, server_now)
+
+    def _owed(self, now: float) -> tuple[Owed, ...]:
+        """What to ask to be charged. Nothing is taken away by it: the question may fail."""
+        if not self._debts:
+            return (NOTHING_OWED,) * len(self.policy.rates)
+        return tuple(debt.owed(now) for debt in self._debts)
+
+    def _settle(self, charged: Sequence[Owed], now: float) -> None:
+        """Notes what was charged, and pays with new tokens for those whom this answer came too late for."""
+        if not self._debts:
+            return
+        for debt, owed in zip(self._debts, charged, strict=True):
+            debt.note(owed)
+        paid = min(self.tokens, max(debt.left(now) for debt in self._debts))
+        self.tokens -= paid
+        for debt in self._debts:
+            debt.pay(paid, now)
 
     def _own_counts(self) -> Counts:
         return [(window.count, window.before) for window in self._windows]
@@ -208,3 +218,45 @@ class Bucket:
         )
         self._retry_at = now + wait
         self.denied_until = now + min(wait, DENIAL_SECONDS)
+
+
+class _Debt:
+    """What was admitted without asking under one rate, until its window ends.
+
+    A sum that only grows, so that Redis can tell what of it is charged already (see `store`), and that no failure of a
+    question can lose.
+    """
+
+    __slots__ = ("_account", "_charged", "_sum", "_until", "_window_seconds")
+
+    def __init__(self, window_seconds: int) -> None:
+        self._window_seconds = window_seconds
+        self._account = ""
+        self._sum = 0
+        self._charged = 0  # of it, as far as Redis has told
+        self._until = _NEVER
+
+    def add(self, now: float, server_now: float) -> None:
+        """Owes one more. With the window the debt lapses, and another account begins."""
+        if now >= self._until:
+            self._account = secrets.token_hex(8)
+            self._sum = self._charged = 0
+            self._until = now + self._window_seconds - server_now % self._window_seconds
+        self._sum += 1
+
+    def left(self, now: float) -> int:
+        """How many are neither charged nor paid, as far as this process knows."""
+        return max(0, self._sum - self._charged) if now < self._until else 0
+
+    def owed(self, now: float) -> Owed:
+        """What Redis is to be told: the sum, or nothing where it knows it."""
+        return Owed(self._account, self._sum) if self.left(now) else NOTHING_OWED
+
+    def note(self, charged: Owed) -> None:
+        """Redis has charged this. Of an account that has ended meanwhile it says nothing."""
+        if charged.account == self._account:
+            self._charged = max(self._charged, charged.amount)
+
+    def pay(self, tokens: int, now: float) -> None:
+        """So many were leased, which is to say charged, for those that are left."""
+        self._sum -= min(tokens, self.left(now))

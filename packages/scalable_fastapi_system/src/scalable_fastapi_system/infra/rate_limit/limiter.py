@@ -37,12 +37,13 @@ _Waiting = dict[Bucket, list[asyncio.Future[Decision | None]]]
 class _Desk:
     """Those of one loop who wait for Redis. One round trip is under way at a time."""
 
-    __slots__ = ("is_late", "oldest", "sweep", "task", "waiting")
+    __slots__ = ("is_late", "oldest", "sweep", "task", "trip", "waiting")
 
     def __init__(self) -> None:
         self.waiting: _Waiting = {}
         self.oldest = 0.0  # since when the first of them waits
         self.is_late = False  # whether the round trip under way takes too long to wait for
+        self.trip: _Waiting | None = None  # whom the round trip under way is for; perhaps nobody who waits
         self.task: asyncio.Task[None] | None = None
         self.sweep: asyncio.TimerHandle | None = None
 
@@ -212,9 +213,11 @@ class RateLimiter:
         sent = self._monotonic()
         due = loop.time() + max(0.0, oldest + self._timeout - sent)
         alarm = loop.call_at(due, self._on_alarm, desk, batch, due)
+        desk.trip = batch
         try:
             server_now, grants = await self._shared.take(list(asks.values()), returns)
         except RedisAwayError:
+            # What is owed stays owed. The returns are not sent again: perhaps they were taken, and twice gives too much.
             _release(batch)
         except BaseException:
             _release(batch)
@@ -234,6 +237,7 @@ class RateLimiter:
                 self._watch(desk)
         finally:
             alarm.cancel()
+            desk.trip = None
             desk.is_late = False
 
     def _on_alarm(self, desk: _Desk, batch: _Waiting, due: float) -> None:
@@ -245,9 +249,12 @@ class RateLimiter:
             self._let_go(desk, batch)
 
     def _let_go(self, desk: _Desk, batch: _Waiting) -> None:
-        """Those who wait decide by their own count. The answer may still come; then it is used."""
-        if all(future.done() for waiting in batch.values() for future in waiting):
-            return
+        """Those who wait decide by their own count. The answer may still come; then it is used.
+
+        Also where nobody waits for this answer: whoever comes now would wait for the next one, which is behind it.
+        """
+        if desk.trip is not batch:
+            return  # it has ended meanwhile
         with self._lock:
             desk.is_late = True
             waiting, desk.waiting = desk.waiting, {}

@@ -7,6 +7,10 @@ one. In one aligned window never more than the limit is given out.
 The `limits` library parses the rates but does not do this: its scripts answer yes or no for one key and one amount.
 Here one call serves all callers who wait at that moment, gives as many as there are up to what was asked, says what is
 left, charges what was admitted while Redis was away, and takes back what was leased and not used.
+
+A question that failed may have been carried out all the same (a slow or frozen server may do so, too late). What
+is owed is therefore asked for as a sum that only grows, beside which the script notes what of it is charged: however
+often a process asks, each request is charged once.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ from typing import Any
 from scalable_fastapi_system.infra.rate_limit.policies import Rate
 from scalable_fastapi_system.infra.redis import RedisConnections, Script
 
-# ARGV: number of asks; for each: want, debt, number of rates, and for each rate its limit and window in ms; then for
-# each return: window number and amount. KEYS: one for each rate of each ask, then one for each return.
-# Answers: now in ms; for each ask what it was given and, for each rate, the counts of this window and the one before.
+# ARGV: number of asks; for each: want, number of rates, and for each rate its limit, its window in ms, what is owed and
+# to which account; then for each return: window number and amount. KEYS: one for each rate of each ask, then one for
+# each return. Answers: now in ms; for each ask what it was given and, for each rate, the counts of this window and the
+# one before.
 _TAKE = Script("""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -35,25 +40,34 @@ local function load(name, window)
   return index, count, before
 end
 
+local function charge(name, window, owed, account)
+  if owed == 0 then return 0 end
+  local note = name .. ':owed:' .. account
+  local charged = tonumber(redis.call('GET', note)) or 0
+  redis.call('SET', note, math.max(owed, charged), 'PX', window)
+  return math.max(owed - charged, 0)
+end
+
 local out = {now}
 for _ = 1, tonumber(ARGV[1]) do
-  local want, debt, rates = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  at = at + 3
+  local want, rates = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  at = at + 2
   local rows, given = {}, want
   for r = 1, rates do
     local limit, window = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-    at = at + 2
+    local debt = charge(KEYS[key], window, tonumber(ARGV[at + 2]), ARGV[at + 3])
+    at = at + 4
     local index, count, before = load(KEYS[key], window)
     count = count + debt
     local past = math.min(math.max(now - index * window, 0), window)
     given = math.min(given, limit - count - math.floor(before * (window - past) / window))
-    rows[r] = {KEYS[key], index, count, before, window}
+    rows[r] = {KEYS[key], index, count, before, window, debt}
     key = key + 1
   end
   given = math.max(given, 0)
   out[#out + 1] = given
   for r = 1, rates do
-    local name, index, count, before, window = unpack(rows[r])
+    local name, index, count, before, window, debt = unpack(rows[r])
     count = count + given
     if given > 0 or debt > 0 then
       redis.call('HSET', name, 'i', index, 'c', count, 'p', before)
@@ -78,13 +92,24 @@ return out
 
 
 @dataclass(frozen=True, slots=True)
+class Owed:
+    """`amount` requests in all that were admitted without asking under one rate, by one account of one process."""
+
+    account: str
+    amount: int
+
+
+NOTHING_OWED = Owed("", 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
-    """`want` more requests for one identity; `debt` were admitted without asking and are charged whatever is left."""
+    """`want` more requests for one identity. `owed`, one for each rate, is charged whatever is left."""
 
     keys: tuple[str, ...]
     rates: tuple[Rate, ...]
     want: int
-    debt: int
+    owed: tuple[Owed, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +145,9 @@ class SharedCounts:
         arguments: list[Any] = [len(asks)]
         for ask in asks:
             keys += ask.keys
-            arguments += (ask.want, ask.debt, len(ask.rates))
-            for rate in ask.rates:
-                arguments += (rate.limit, rate.window_seconds * 1000)
+            arguments += (ask.want, len(ask.rates))
+            for rate, owed in zip(ask.rates, ask.owed, strict=True):
+                arguments += (rate.limit, rate.window_seconds * 1000, owed.amount, owed.account)
         for back in returns:
             keys.append(back.key)
             arguments += (back.index, back.amount)
