@@ -218,7 +218,9 @@ def table(floods: Sequence[Flood], stalls: Sequence[Stall]) -> str:
 def conditions(floods: Sequence[Flood], stalls: Sequence[Stall]) -> str:
     """How the figures came about, and how quiet the machine was."""
     foreign = max(turn.foreign_percent for turn in [*floods, *stalls])
-    rounds = max(len(stalls), *(sum(turn.work.name == one.work.name for turn in floods) for one in floods or ()), 1)
+    rounds = max(
+        len(stalls), *(sum(turn.work.name == one.work.name for turn in floods) for one in floods or ()), 1
+    )
     return (
         f"Medians of {rounds} rounds. One process on a core of its own, the load and the stores on the other. Other programs "
         f"took at most {foreign:.0f} % of a core during a turn; the load left at most "
