@@ -74,3 +74,11 @@ annotations:
 {{- printf "%s:%s" $name .tag | quote -}}
 {{- end -}}
 {{- end -}}
+
+{{/*
+A value as text. A values file gives every number as a float64, which a template would write as 1e+06 from a million on: no
+setting takes that. JSON writes it out.
+*/}}
+{{- define "sfs.text" -}}
+{{- if kindIs "float64" . }}{{ toJson . }}{{ else }}{{ toString . }}{{ end -}}
+{{- end -}}

@@ -9,9 +9,9 @@ enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
   {{- if not (kindIs "invalid" .user) }}
-  runAsUser: {{ .user }}
-  runAsGroup: {{ .user }}
-  fsGroup: {{ .user }}
+  runAsUser: {{ include "sfs.text" .user }}
+  runAsGroup: {{ include "sfs.text" .user }}
+  fsGroup: {{ include "sfs.text" .user }}
   fsGroupChangePolicy: OnRootMismatch
   {{- end }}
   seccompProfile:
@@ -77,7 +77,7 @@ securityContext:
 {{- define "sfs.waitForSchema" -}}
 {{- $ := index . 0 -}}
 {{ include "sfs.containerHead" (dict "root" $ "name" "wait-for-schema" "image" (index . 1)) }}
-command: [python, -m, services.manage, migrate, --wait, {{ $.Values.migrate.waitSeconds | quote }}]
+command: [python, -m, services.manage, migrate, --wait, {{ include "sfs.text" $.Values.migrate.waitSeconds | quote }}]
 {{ include "sfs.environment" (list $ "") }}
 resources:
   {{- toYaml $.Values.migrate.resources | nindent 2 }}

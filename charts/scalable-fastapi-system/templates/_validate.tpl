@@ -31,7 +31,7 @@
 {{- $problems = append $problems "worker.autoscaling.minReplicas: scaling on CPU cannot start from 0; KEDA can" -}}
 {{- end -}}
 {{- range $name, $component := dict "api" .Values.api "worker" .Values.worker -}}
-{{- if and (eq (toString $component.rollout.maxSurge) "0") (eq (toString $component.rollout.maxUnavailable) "0") -}}
+{{- if and (eq (include "sfs.text" $component.rollout.maxSurge) "0") (eq (include "sfs.text" $component.rollout.maxUnavailable) "0") -}}
 {{- $problems = append $problems (printf "%s.rollout: maxSurge and maxUnavailable are both 0, so that no pod could be replaced" $name) -}}
 {{- end -}}
 {{- end -}}
@@ -73,7 +73,7 @@ reserve. Code of yours with synchronous sessions has a second pool: halve the si
 
 {{/* Pods of a surge, which may be a number or a percentage that is rounded up. (list "25%" pods) */}}
 {{- define "sfs.surge" -}}
-{{- $surge := index . 0 | toString -}}
+{{- $surge := include "sfs.text" (index . 0) -}}
 {{- if hasSuffix "%" $surge -}}
 {{- div (add (mul (trimSuffix "%" $surge | int) (index . 1)) 99) 100 -}}
 {{- else -}}

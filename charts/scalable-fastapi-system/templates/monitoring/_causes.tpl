@@ -133,7 +133,7 @@ silent. Each alert has a page in docs/runbooks.
   summary: workers fall silent in mid-job
   description: "[[ $value | humanize ]] jobs were taken back in 15 minutes: out of memory, evicted, or a blocked loop."
 - alert: JobsWaiting
-  expr: max by (namespace, queue) (jobs_oldest_due_seconds{ {{- $worker -}} }) > {{ $rule.oldestJobSeconds }}
+  expr: max by (namespace, queue) (jobs_oldest_due_seconds{ {{- $worker -}} }) > {{ include "sfs.text" $rule.oldestJobSeconds }}
   for: 5m
   severity: warning
   dashboard: sfs-jobs
