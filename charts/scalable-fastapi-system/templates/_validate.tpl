@@ -3,11 +3,35 @@
 {{- $problems := list -}}
 
 {{- $managed := include "sfs.managedSettings" . | fromYaml -}}
-{{- range $where, $config := dict "config" .Values.config "api.config" .Values.api.config "worker.config" .Values.worker.config "secrets.extra" .Values.secrets.extra -}}
+{{- $components := dict "api" .Values.api "worker" .Values.worker -}}
+{{- $configs := dict "config" .Values.config "secrets.extra" .Values.secrets.extra -}}
+{{- range $where, $component := $components }}{{ $_ := set $configs (printf "%s.config" $where) $component.config }}{{ end -}}
+{{- range $where, $config := $configs -}}
 {{- range $name, $_ := $config -}}
 {{- if hasKey $managed $name -}}
 {{- $problems = append $problems (printf "%s.%s: not here; %s" $where $name (get $managed $name)) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* A variable that stands in a container twice: the last one wins, and applying on the server is refused. */ -}}
+{{- $passwords := list -}}
+{{- if eq .Values.postgres.mode "embedded" }}{{ $passwords = append $passwords "POSTGRES_PASSWORD" }}{{ end -}}
+{{- if eq .Values.redis.mode "embedded" }}{{ $passwords = append $passwords "REDIS_PASSWORD" }}{{ end -}}
+{{- range $where, $component := $components -}}
+{{- $seen := list -}}
+{{- range $entry := $component.extraEnv -}}
+{{- $name := $entry.name | default "" -}}
+{{- if hasKey $managed $name -}}
+{{- $problems = append $problems (printf "%s.extraEnv: %s: not here; %s" $where $name (get $managed $name)) -}}
+{{- else if hasKey $component.config $name -}}
+{{- $problems = append $problems (printf "%s.extraEnv: %s: it is in %s.config as well; leave one of the two" $where $name $where) -}}
+{{- else if has $name $passwords -}}
+{{- $problems = append $problems (printf "%s.extraEnv: %s: the chart gives the pods an embedded store's password by this name; take another" $where $name) -}}
+{{- else if has $name $seen -}}
+{{- $problems = append $problems (printf "%s.extraEnv: %s: given twice" $where $name) -}}
+{{- end -}}
+{{- $seen = append $seen $name -}}
 {{- end -}}
 {{- end -}}
 
