@@ -73,16 +73,23 @@ securityContext:
   {{- include "sfs.containerSecurity" .root.Values.podSecurity.readOnlyRootFilesystem | nindent 2 }}
 {{- end -}}
 
-{{/* The init container that waits for the schema. (list $ .Values.api.image .Values.migrate.resources) */}}
+{{/*
+The init container that waits for the schema. It has what the component has mounted: the address of the database may name a file
+there (`sslrootcert=`). (list $ .Values.api)
+*/}}
 {{- define "sfs.waitForSchema" -}}
 {{- $ := index . 0 -}}
-{{ include "sfs.containerHead" (dict "root" $ "name" "wait-for-schema" "image" (index . 1)) }}
+{{- $component := index . 1 -}}
+{{ include "sfs.containerHead" (dict "root" $ "name" "wait-for-schema" "image" $component.image) }}
 command: [python, -m, services.manage, migrate, --wait, {{ include "sfs.text" $.Values.migrate.waitSeconds | quote }}]
 {{ include "sfs.environment" (list $ "") }}
 resources:
   {{- toYaml $.Values.migrate.resources | nindent 2 }}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
+  {{- with $component.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{/* (dict "path" "/health/live" "port" "http" "probe" .Values.api.probes.liveness) */}}
@@ -95,4 +102,16 @@ httpGet: {path: {{ .path }}, port: {{ .port }}}
 {{- define "sfs.checksums" -}}
 checksum/config: {{ include "sfs.config" . | sha256sum }}
 checksum/secrets: {{ include "sfs.resolvedSecrets" . | sha256sum }}
+{{- end -}}
+
+{{/* Whether the schema has to be brought again and again: the database goes with its pod. */}}
+{{- define "sfs.keepsSchema" -}}
+{{- if and .Values.migrate.enabled (eq .Values.postgres.mode "embedded") (not .Values.postgres.persistence.enabled) }}yes{{ end -}}
+{{- end -}}
+
+{{/* The components that run our code, by their labels: who may reach the stores. */}}
+{{- define "sfs.components" -}}
+{{- $names := list "api" "worker" "migrate" "doctor" "test" -}}
+{{- if include "sfs.keepsSchema" . }}{{ $names = append $names "schema" }}{{ end -}}
+{{- join ", " $names -}}
 {{- end -}}

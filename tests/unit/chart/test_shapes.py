@@ -48,7 +48,7 @@ MONITORS = {
 
 EXPECTED = {
     "default": CORE | EMBEDDED | SCALING | CPU | {"Secret/"},
-    "ephemeral": CORE | EMBEDDED | {"Secret/"},
+    "ephemeral": CORE | EMBEDDED | {"Secret/", "Deployment/-schema"},
     "external": CORE | SCALING | CPU | {"Secret/"},
     "gitops": CORE | SCALING | CPU,
     "high-availability": CORE | SCALING | CPU | MONITORS | {"PodDisruptionBudget/-worker", "HTTPRoute/-api"},
