@@ -140,17 +140,22 @@ def _keep(migrator: Migrator, pause_seconds: float) -> NoReturn:
     # A container's first process has no default for it, and would be waited for and killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     said = ""
+
+    def say(text: str) -> None:
+        nonlocal said
+        if text != said:
+            print(text, flush=True)
+        said = text
+
     while True:
         try:
             status = migrator.status()
             if not status.is_usable:
+                say(_description(status))
                 status = migrator.upgrade()
-            found = _description(status)
+            say(_description(status))
         except (DBAPIError, OSError, TimeoutError) as error:
-            found = f"Not migrated: {getattr(error, 'orig', None) or error}"
-        if found != said:
-            print(found, flush=True)
-            said = found
+            say(f"Not migrated: {getattr(error, 'orig', None) or error}")
         time.sleep(pause_seconds)
 
 
