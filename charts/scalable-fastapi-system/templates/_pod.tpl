@@ -111,7 +111,7 @@ checksum/secrets: {{ include "sfs.resolvedSecrets" . | sha256sum }}
 
 {{/* The components that run our code, by their labels: who may reach the stores. */}}
 {{- define "sfs.components" -}}
-{{- $names := list "api" "worker" "migrate" "doctor" "test" -}}
+{{- $names := concat (list "api") (include "sfs.workers" . | fromJson | keys | sortAlpha) (list "migrate" "doctor" "test") -}}
 {{- if include "sfs.keepsSchema" . }}{{ $names = append $names "schema" }}{{ end -}}
 {{- join ", " $names -}}
 {{- end -}}
