@@ -3,7 +3,7 @@
 
 Ends with status 0 when the installation does what it should, else with a message and status 1. The job test signs in as
 a user of its own, made by the first run. Name and password come from the signing secret, so that only this installation
-can derive them, and a new secret means a new user. That user is all it leaves behind.
+can derive them, and a new secret means a new user. That user and the records of its jobs are all it leaves behind.
 """
 
 from __future__ import annotations
@@ -143,7 +143,15 @@ def wait_for(task_id: str, token: str) -> None:
         time.sleep(0.5)
 
 
+def check_plain_job(token: str) -> None:
+    """For a product that no longer has the example domain: a job of the platform's own."""
+    data = json.dumps({"city": "Bern", "population": 134794}).encode()
+    accepted = expect_data("POST", API_URL + "/process-data", 202, token=token, body=data)
+    wait_for(accepted["task_id"], token)
+
+
 def check_job() -> None:
+    """A table from upload to profile: API, storage, queue and worker have their part in it."""
     token = sign_in()
     head = (
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="cities.csv"\r\n'
@@ -151,9 +159,13 @@ def check_job() -> None:
     )
     upload = head.encode() + TABLE + f"\r\n--{BOUNDARY}--\r\n".encode()
     content_type = f"multipart/form-data; boundary={BOUNDARY}"
-    accepted = expect_data(
-        "POST", API_URL + "/datasets", 202, token=token, body=upload, content_type=content_type
-    )
+    status, body = call("POST", API_URL + "/datasets", token=token, body=upload, content_type=content_type)
+    if status == 404:
+        check_plain_job(token)
+        return
+    if status != 202:
+        raise SmokeError(f"upload: {status}: {body[:500]}")
+    accepted = json.loads(body)["data"]
     dataset_url = f"{API_URL}/datasets/{accepted['id']}"
     try:
         wait_for(accepted["task_id"], token)

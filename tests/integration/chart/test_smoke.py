@@ -93,3 +93,19 @@ def test_a_fault_is_one_still(start_api, run_smoke):
     done = run_smoke(api, key)
     assert done.returncode == 1
     assert done.stderr.startswith("job: ")
+
+
+def test_a_product_without_the_example_domain_is_tested_by_a_job_of_the_platform(
+    start_api, run_smoke, tmp_path
+):
+    product = tmp_path / "product" / "domains"
+    product.mkdir(parents=True)
+    (product / "__init__.py").touch()
+    (product / "registry.py").write_text(
+        "from scalable_fastapi_system.kit.domain import Product\n\nPRODUCT = Product()\n"
+    )
+    key = secrets.token_hex(32)
+    api = start_api(SECURITY__SECRET_KEY=key, PYTHONPATH=str(product.parent))
+    assert api.status("/datasets") == 404
+    done = run_smoke(api, key)
+    assert (done.returncode, done.stdout) == (0, "job: ok\n"), done.stderr
