@@ -115,3 +115,20 @@ checksum/secrets: {{ include "sfs.resolvedSecrets" . | sha256sum }}
 {{- if include "sfs.keepsSchema" . }}{{ $names = append $names "schema" }}{{ end -}}
 {{- join ", " $names -}}
 {{- end -}}
+
+{{/*
+What migrations and tests have of the API's mounts: a file that the address of the database names is in a Secret, a ConfigMap or the
+like. Claims are data, and one that is for a single node would keep those pods from starting on another. (.Values.api), as JSON
+*/}}
+{{- define "sfs.sharedMounts" -}}
+{{- $volumes := list -}}
+{{- $claims := list -}}
+{{- range .extraVolumes -}}
+{{- if or .persistentVolumeClaim .ephemeral }}{{ $claims = append $claims .name }}{{ else }}{{ $volumes = append $volumes . }}{{ end -}}
+{{- end -}}
+{{- $mounts := list -}}
+{{- range .extraVolumeMounts -}}
+{{- if not (has .name $claims) }}{{ $mounts = append $mounts . }}{{ end -}}
+{{- end -}}
+{{- dict "volumes" $volumes "mounts" $mounts | toJson -}}
+{{- end -}}

@@ -94,6 +94,24 @@ def test_whoever_opens_the_database_has_the_files_that_its_address_may_name(shap
     assert {"wait-for-schema", "migrate", "test", "api", "worker", "doctor"} <= found
 
 
+def test_a_claim_of_the_api_holds_up_no_migration_and_no_test():
+    values = {
+        "api.extraVolumes": [
+            {"name": "files", "persistentVolumeClaim": {"claimName": "files"}},
+            {"name": "db-ca", "secret": {"secretName": "db-ca"}},
+        ],
+        "api.extraVolumeMounts": [
+            {"name": "files", "mountPath": "/files"},
+            {"name": "db-ca", "mountPath": "/etc/db-ca"},
+        ],
+    }
+    for label, pod in render("default", values).pods():
+        if label.startswith(("Job/", "Pod/")):
+            assert {volume["name"] for volume in pod["spec"]["volumes"]} - {"tmp", "tests"} == {"db-ca"}
+            for item in containers(pod):
+                assert "/files" not in [mount["mountPath"] for mount in item["volumeMounts"]]
+
+
 def test_a_worker_waits_with_its_own_mounts():
     mount = {"name": "tmp", "mountPath": "/var/scratch"}
     rendered = render("default", {"worker.extraVolumeMounts": [mount]})
