@@ -16,6 +16,8 @@ from hack.dev.processes import Child
 from tests.support.databases import environment_of
 from tests.support.service_processes import API, WORKER, ServiceProcess, await_true
 
+pytestmark = pytest.mark.only_on("postgres", reason="the chart's own store is PostgreSQL")
+
 MANAGE = (sys.executable, "-m", "services.manage")
 SMOKE = REPOSITORY / "charts" / "scalable-fastapi-system" / "files" / "smoke.py"
 
