@@ -155,7 +155,7 @@ silent. Each alert has a page in docs/runbooks.
   severity: warning
   dashboard: sfs-jobs
   summary: a job was set apart
-  description: Workers died of it time and again. Look at it, then retry it, or leave it: it does not run by itself.
+  description: "Workers died of it time and again. Look at it, then retry it, or leave it: it does not run by itself."
 - alert: JobStoreErrors
   expr: sum by (namespace, job) (rate(jobs_store_errors_total{ {{- $worker -}} }[5m])) > 0
   for: 10m
