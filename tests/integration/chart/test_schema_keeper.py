@@ -23,7 +23,7 @@ SMOKE = REPOSITORY / "charts" / "scalable-fastapi-system" / "files" / "smoke.py"
 
 
 @pytest.fixture
-def stores(empty_database_section, redis_url):
+def told(empty_database_section, redis_url):
     return {
         **environment_of(empty_database_section),
         "REDIS__REDIS_URL": redis_url,
@@ -32,8 +32,8 @@ def stores(empty_database_section, redis_url):
     }
 
 
-def run(stores, *command, **more):
-    environment = {**os.environ, **stores, "ENVIRONMENT": "test", **more}
+def run(told, *command, **more):
+    environment = {**os.environ, **told, "ENVIRONMENT": "test", **more}
     return subprocess.run(
         [sys.executable, *command],
         cwd=REPOSITORY,
@@ -44,18 +44,18 @@ def run(stores, *command, **more):
     )
 
 
-def migrate(stores, *arguments):
-    return run(stores, "-m", "services.manage", "migrate", *arguments)
+def migrate(told, *arguments):
+    return run(told, "-m", "services.manage", "migrate", *arguments)
 
 
 @pytest.fixture
-def keeper(tmp_path, stores) -> Iterator[Child]:
+def keeper(tmp_path, told) -> Iterator[Child]:
     child = Child(
         "keeper",
         [*MANAGE, "migrate", "--keep", "0.2"],
         log_path=tmp_path / "keeper.log",
         cwd=REPOSITORY,
-        environment={**os.environ, **stores, "ENVIRONMENT": "test"},
+        environment={**os.environ, **told, "ENVIRONMENT": "test"},
     )
     child.start()
     yield child
@@ -67,12 +67,12 @@ def times_said(keeper, text):
     return keeper.log_path.read_text().count(text)
 
 
-def test_it_brings_the_schema_to_an_empty_database_and_again_to_one_that_was_emptied(keeper, stores):
+def test_it_brings_the_schema_to_an_empty_database_and_again_to_one_that_was_emptied(keeper, told):
     await_true(lambda: times_said(keeper, "The schema is current") == 1, what="the first schema")
-    migrate(stores, "--downgrade", "base")
+    migrate(told, "--downgrade", "base")
     await_true(lambda: times_said(keeper, "The schema is current") == 2, what="the schema once more")
     assert times_said(keeper, "The schema is empty") == 2
-    assert migrate(stores, "--check").returncode == 0
+    assert migrate(told, "--check").returncode == 0
     assert keeper.is_running
 
 
@@ -83,24 +83,24 @@ def test_it_ends_at_once_when_it_is_told_to(keeper):
     assert keeper.exit_code == 0
 
 
-def test_api_and_worker_that_ran_go_on_when_the_schema_is_there_again(keeper, stores, tmp_path):
+def test_api_and_worker_that_ran_go_on_when_the_schema_is_there_again(keeper, told, tmp_path):
     await_true(lambda: times_said(keeper, "The schema is current"), what="the schema")
     services = [
-        ServiceProcess("api", API, tmp_path, {**stores, "JOBS__MODE": "worker"}),
-        ServiceProcess("worker", WORKER, tmp_path, {**stores, "JOBS__MODE": "worker"}),
+        ServiceProcess("api", API, tmp_path, {**told, "JOBS__MODE": "worker"}),
+        ServiceProcess("worker", WORKER, tmp_path, {**told, "JOBS__MODE": "worker"}),
     ]
     api, worker = services
 
     def job_is_done():
         where = {"API_URL": api.url, "WORKER_URL": worker.url, "JOB_TIMEOUT_SECONDS": "60"}
-        return run(stores, str(SMOKE), "job", **where).returncode == 0
+        return run(told, str(SMOKE), "job", **where).returncode == 0
 
     try:
         for service in services:
             service.start()
         assert job_is_done()
         pids = [service.pids() for service in services]
-        migrate(stores, "--downgrade", "base")
+        migrate(told, "--downgrade", "base")
         await_true(lambda: times_said(keeper, "The schema is current") == 2, what="the schema once more")
         await_true(job_is_done, timeout_seconds=120, what="a job from upload to result")
         assert [service.pids() for service in services] == pids

@@ -18,20 +18,20 @@ SMOKE = REPOSITORY / "charts" / "scalable-fastapi-system" / "files" / "smoke.py"
 
 
 @pytest.fixture
-def stores(database_environment: dict[str, str], redis_url: str) -> dict[str, str]:
+def told(database_environment: dict[str, str], redis_url: str) -> dict[str, str]:
     """What the chart tells every pod, the test's among them."""
     return {**database_environment, "REDIS__REDIS_URL": redis_url, "STORAGE__URL": "database://"}
 
 
 @pytest.fixture
-def start_api(tmp_path: Path, stores: dict[str, str]) -> Iterator[Callable[..., ServiceProcess]]:
+def start_api(tmp_path: Path, told: dict[str, str]) -> Iterator[Callable[..., ServiceProcess]]:
     """Starts an API on the test's database, which does its jobs itself, in the place of the one before."""
     started: list[ServiceProcess] = []
 
     def start(**settings: str) -> ServiceProcess:
         for before in started:
             before.kill()
-        api = ServiceProcess("api", API, tmp_path, {**stores, "JOBS__MODE": "embedded", **settings})
+        api = ServiceProcess("api", API, tmp_path, {**told, "JOBS__MODE": "embedded", **settings})
         started.append(api)
         api.start()
         return api
@@ -42,13 +42,13 @@ def start_api(tmp_path: Path, stores: dict[str, str]) -> Iterator[Callable[..., 
 
 
 @pytest.fixture
-def run_smoke(stores: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_smoke(told: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The job test, as its pod runs it: in the image's folder, with the environment that the chart gives."""
 
     def run(api: ServiceProcess, key: str) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
-            **stores,
+            **told,
             "ENVIRONMENT": "test",
             "SECURITY__SECRET_KEY": key,
             "SECURITY__BCRYPT_ROUNDS": "4",

@@ -15,7 +15,9 @@ SIZED = re.compile(r"^/[\w/]+:(?:[\w=]+,)*size=[0-9]+[kmg]$")
 
 
 def test_no_scratch_space_in_memory_is_without_a_bound() -> None:
-    found = {(name, mount) for name, service in COMPOSE["services"].items() for mount in service.get("tmpfs", [])}
+    found = {
+        (name, mount) for name, service in COMPOSE["services"].items() for mount in service.get("tmpfs", [])
+    }
     assert {name for name, _ in found} == {"migrate", "api", "redis", "nginx"}
     assert [mount for _, mount in found if not SIZED.match(mount)] == []
     long_form = [
@@ -37,7 +39,10 @@ def test_the_worker_s_files_are_in_a_volume() -> None:
 def test_every_read_only_container_has_a_place_for_scratch() -> None:
     for name, service in COMPOSE["services"].items():
         if service.get("read_only"):
-            mounts = [*service.get("tmpfs", []), *(mount.partition(":")[2] for mount in service.get("volumes", []))]
+            mounts = [
+                *service.get("tmpfs", []),
+                *(mount.partition(":")[2] for mount in service.get("volumes", [])),
+            ]
             assert any(mount.partition(":")[0] == "/tmp" for mount in mounts), name
 
 

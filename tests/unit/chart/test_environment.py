@@ -152,5 +152,8 @@ def test_a_variable_of_a_store_that_is_elsewhere_may_have_any_name():
 
 
 def test_what_is_in_the_other_component_s_config_may_be_in_extra_env():
-    values = {"api.config": {"LOGGING__LEVEL": "DEBUG"}, "worker.extraEnv": [{"name": "LOGGING__LEVEL", "value": "INFO"}]}
+    values = {
+        "api.config": {"LOGGING__LEVEL": "DEBUG"},
+        "worker.extraEnv": [{"name": "LOGGING__LEVEL", "value": "INFO"}],
+    }
     assert render("default", values).objects

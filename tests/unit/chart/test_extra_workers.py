@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import yaml
 
-from tests.unit.chart.helm import NAME, RenderError, container, plain_environment, render
+from tests.unit.chart.helm import NAME, REPOSITORY, RenderError, container, plain_environment, render
 
-HEAVY = {"heavy": {"queues": ["heavy", "slow"], "concurrency": 2}}
+HEAVY = {"queues": ["heavy", "slow"], "concurrency": 2}
 FIXED = {
     "secrets.secretKey": "k" * 40,
     "postgres.auth.password": "postgres-word",
@@ -15,7 +18,8 @@ FIXED = {
 
 
 def heavy(shape="default", more=None, values=None):
-    return render(shape, {"extraWorkers": {"heavy": {**HEAVY["heavy"], **(more or {})}}, **(values or {})})
+    workers = {"heavy": {**HEAVY, **(more or {})}}
+    return render(shape, {"postgres.maxConnections": 900, "extraWorkers": workers, **(values or {})})
 
 
 def test_without_one_nothing_is_different():
@@ -66,7 +70,11 @@ def matches(selector, pod):
 @pytest.mark.parametrize("shape", ["default", "everything"])
 def test_no_selector_of_one_takes_in_pods_of_the_other(shape):
     """An autoscaler would count them, and a pod with two budgets cannot be evicted at all."""
-    rendered = heavy(shape, more={"replicas": 2}, values={"worker.autoscaling.minReplicas": 2, "postgres.maxConnections": 900})
+    rendered = heavy(
+        shape,
+        more={"replicas": 2},
+        values={"worker.autoscaling.minReplicas": 2, "postgres.maxConnections": 900},
+    )
     for kind in ("Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy", "ServiceMonitor"):
         for item in rendered.kind(kind):
             spec = item["spec"]
@@ -75,7 +83,9 @@ def test_no_selector_of_one_takes_in_pods_of_the_other(shape):
             if "matchExpressions" in (spec.get("podSelector") or {}):
                 continue  # those of many components
             chosen = [
-                label for label, pod in rendered.pods() if label.startswith("Deployment") and matches(selector, pod)
+                label
+                for label, pod in rendered.pods()
+                if label.startswith("Deployment") and matches(selector, pod)
             ]
             assert len(chosen) <= 1, (kind, item["metadata"]["name"], chosen)
 
@@ -138,7 +148,10 @@ def test_its_metrics_are_of_the_job_that_rules_and_dashboards_ask_for():
             {"queues": ["a"], "extraEnv": [{"name": "JOBS__CONCURRENCY", "value": "9"}]},
             r"extraWorkers\.heavy\.extraEnv: JOBS__CONCURRENCY",
         ),
-        ({"queues": ["a"], "autoscaling": {"minReplicas": 9}}, r"extraWorkers\.heavy\.autoscaling: minReplicas 9"),
+        (
+            {"queues": ["a"], "autoscaling": {"minReplicas": 9}},
+            r"extraWorkers\.heavy\.autoscaling: minReplicas 9",
+        ),
         ({"queues": ["a"], "autoscaling": {"minReplicas": 0}}, r"extraWorkers\.heavy\.autoscaling.*KEDA can"),
         ({"queues": ["a"], "rollout": {"maxSurge": 0}}, r"extraWorkers\.heavy\.rollout"),
     ],
@@ -150,15 +163,23 @@ def test_one_that_would_not_work_is_refused_by_name(worker, message):
 
 @pytest.mark.parametrize("name", ["Upper", "a_b", "-a", "a-", "fifteen-letters"])
 def test_a_name_that_objects_could_not_have_is_refused(name):
-    with pytest.raises(RenderError, match="extraWorkers"):
+    with pytest.raises(RenderError, match=f"'{name}' does not match"):
         render("default", {"extraWorkers": {name: {"queues": ["a"]}}})
 
 
 def test_the_longest_name_fits():
     values = {
+        "postgres.maxConnections": 900,
         "fullnameOverride": "a-name-that-is-as-long-as-the-chart-take",
         "extraWorkers": {"fourteen-chars": {"queues": ["a"]}},
     }
     names = [item["metadata"]["name"] for item in render("default", values).objects]
     assert max(len(name) for name in names) <= 63
     assert any(name.endswith("-worker-fourteen-chars") for name in names)
+
+
+def test_the_page_s_example_fits_the_chart_s_own_postgres():
+    text = (REPOSITORY / "docs" / "chart.md").read_text()
+    (example,) = re.findall(r"```yaml\n(extraWorkers:\n.*?)```", text, re.DOTALL)
+    rendered = render("default", yaml.safe_load(example))
+    assert rendered.one("Deployment", "-worker-heavy")

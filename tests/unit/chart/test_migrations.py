@@ -98,7 +98,10 @@ def test_a_database_that_a_secret_of_yours_names_is_told_by_the_name_of_the_secr
 def test_a_database_that_goes_with_its_pod_gets_its_schema_again_and_again():
     rendered = render("ephemeral")
     pod = rendered.pod("Deployment", "-schema")
-    keeper, migrate = container(pod, "schema"), container(rendered.kind("Job")[0]["spec"]["template"], "migrate")
+    keeper, migrate = (
+        container(pod, "schema"),
+        container(rendered.kind("Job")[0]["spec"]["template"], "migrate"),
+    )
     assert keeper["command"] == ["python", "-m", "services.manage", "migrate", "--keep", "5"]
     for key in ("image", "env", "envFrom", "volumeMounts"):
         assert keeper[key] == migrate[key]

@@ -35,13 +35,12 @@ def rendered_with(tmp_path, shape, *values):
 def integers(node=SCHEMA):
     """Every whole number that the schema knows, set to a large one, as a values file would hold it."""
     found = {}
-    for key, child in node.get("properties", {}).items():
-        child = resolved(child)
-        kinds = child.get("type", [])
+    for key, given in node.get("properties", {}).items():
+        child = resolved(given)
         choices = [child, *child.get("anyOf", [])]
         if "properties" in child:
             found[key] = integers(child)
-        elif any("integer" in choice.get("type", []) for choice in choices) or "integer" in kinds:
+        elif any("integer" in choice.get("type", []) for choice in choices):
             found[key] = LARGE
     return {key: value for key, value in found.items() if value != {}}
 

@@ -177,7 +177,9 @@ def _report(status: SchemaStatus) -> int:
 
 
 def _description(status: SchemaStatus) -> str:
-    return f"The schema is {status.state}: at {_names(status.applied)}; this code knows {_names(status.heads)}."
+    return (
+        f"The schema is {status.state}: at {_names(status.applied)}; this code knows {_names(status.heads)}."
+    )
 
 
 def _names(revisions: Sequence[str]) -> str:
