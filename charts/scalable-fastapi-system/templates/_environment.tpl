@@ -8,7 +8,7 @@
       "STORAGE__URL" .Values.storage.url -}}
 {{- $defaults := dict "LOGGING__FORMAT" "json" -}}
 {{- range $name, $value := merge $own .Values.config $defaults }}
-{{ $name }}: {{ $value | toString | quote }}
+{{ $name }}: {{ include "sfs.text" $value | quote }}
 {{- end }}
 {{- end -}}
 
@@ -62,7 +62,7 @@ envFrom:
 {{- define "sfs.componentEnv" -}}
 {{- range $name, $value := merge (dict) .own .config }}
 - name: {{ $name }}
-  value: {{ $value | toString | quote }}
+  value: {{ include "sfs.text" $value | quote }}
 {{- end }}
 {{- with .extra }}
 {{ toYaml . }}

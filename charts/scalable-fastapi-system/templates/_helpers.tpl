@@ -74,3 +74,36 @@ annotations:
 {{- printf "%s:%s" $name .tag | quote -}}
 {{- end -}}
 {{- end -}}
+
+{{/*
+A value as text. A values file gives every number as a float64, which a template would write as 1e+06 from a million on: no
+setting takes that. JSON writes it out.
+*/}}
+{{- define "sfs.text" -}}
+{{- if kindIs "float64" . }}{{ toJson . }}{{ else }}{{ toString . }}{{ end -}}
+{{- end -}}
+
+{{/* A map over another, as Helm lays values over each other: maps are merged, all else is replaced. (list under over), as JSON */}}
+{{- define "sfs.over" -}}
+{{- $result := deepCopy (index . 0) -}}
+{{- range $key, $value := index . 1 -}}
+{{- $under := get $result $key -}}
+{{- if and (kindIs "map" $value) (kindIs "map" $under) -}}
+{{- $value = include "sfs.over" (list $under $value) | fromJson -}}
+{{- end -}}
+{{- $_ := set $result $key $value -}}
+{{- end -}}
+{{- toJson $result -}}
+{{- end -}}
+
+{{/*
+The deployments of workers, by component, as JSON: `worker`, and `worker-NAME` for each of extraWorkers, over what `worker` says.
+A component of its own each, since a selector that took in another's pods would have autoscalers count and budgets guard those.
+*/}}
+{{- define "sfs.workers" -}}
+{{- $workers := dict "worker" .Values.worker -}}
+{{- range $name, $own := .Values.extraWorkers -}}
+{{- $_ := set $workers (printf "worker-%s" $name) (include "sfs.over" (list $.Values.worker $own) | fromJson) -}}
+{{- end -}}
+{{- toJson $workers -}}
+{{- end -}}

@@ -9,9 +9,9 @@ enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
   {{- if not (kindIs "invalid" .user) }}
-  runAsUser: {{ .user }}
-  runAsGroup: {{ .user }}
-  fsGroup: {{ .user }}
+  runAsUser: {{ include "sfs.text" .user }}
+  runAsGroup: {{ include "sfs.text" .user }}
+  fsGroup: {{ include "sfs.text" .user }}
   fsGroupChangePolicy: OnRootMismatch
   {{- end }}
   seccompProfile:
@@ -73,16 +73,23 @@ securityContext:
   {{- include "sfs.containerSecurity" .root.Values.podSecurity.readOnlyRootFilesystem | nindent 2 }}
 {{- end -}}
 
-{{/* The init container that waits for the schema. (list $ .Values.api.image .Values.migrate.resources) */}}
+{{/*
+The init container that waits for the schema. It has what the component has mounted: the address of the database may name a file
+there (`sslrootcert=`). (list $ .Values.api)
+*/}}
 {{- define "sfs.waitForSchema" -}}
 {{- $ := index . 0 -}}
-{{ include "sfs.containerHead" (dict "root" $ "name" "wait-for-schema" "image" (index . 1)) }}
-command: [python, -m, services.manage, migrate, --wait, {{ $.Values.migrate.waitSeconds | quote }}]
+{{- $component := index . 1 -}}
+{{ include "sfs.containerHead" (dict "root" $ "name" "wait-for-schema" "image" $component.image) }}
+command: [python, -m, services.manage, migrate, --wait, {{ include "sfs.text" $.Values.migrate.waitSeconds | quote }}]
 {{ include "sfs.environment" (list $ "") }}
 resources:
   {{- toYaml $.Values.migrate.resources | nindent 2 }}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
+  {{- with $component.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{/* (dict "path" "/health/live" "port" "http" "probe" .Values.api.probes.liveness) */}}
@@ -95,4 +102,33 @@ httpGet: {path: {{ .path }}, port: {{ .port }}}
 {{- define "sfs.checksums" -}}
 checksum/config: {{ include "sfs.config" . | sha256sum }}
 checksum/secrets: {{ include "sfs.resolvedSecrets" . | sha256sum }}
+{{- end -}}
+
+{{/* Whether the schema has to be brought again and again: the database goes with its pod. */}}
+{{- define "sfs.keepsSchema" -}}
+{{- if and .Values.migrate.enabled (eq .Values.postgres.mode "embedded") (not .Values.postgres.persistence.enabled) }}yes{{ end -}}
+{{- end -}}
+
+{{/* The components that run our code, by their labels: who may reach the stores. */}}
+{{- define "sfs.components" -}}
+{{- $names := concat (list "api") (include "sfs.workers" . | fromJson | keys | sortAlpha) (list "migrate" "doctor" "test") -}}
+{{- if include "sfs.keepsSchema" . }}{{ $names = append $names "schema" }}{{ end -}}
+{{- join ", " $names -}}
+{{- end -}}
+
+{{/*
+What migrations and tests have of the API's mounts: a file that the address of the database names is in a Secret, a ConfigMap or the
+like. Claims are data, and one that is for a single node would keep those pods from starting on another. (.Values.api), as JSON
+*/}}
+{{- define "sfs.sharedMounts" -}}
+{{- $volumes := list -}}
+{{- $claims := list -}}
+{{- range .extraVolumes -}}
+{{- if or .persistentVolumeClaim .ephemeral }}{{ $claims = append $claims .name }}{{ else }}{{ $volumes = append $volumes . }}{{ end -}}
+{{- end -}}
+{{- $mounts := list -}}
+{{- range .extraVolumeMounts -}}
+{{- if not (has .name $claims) }}{{ $mounts = append $mounts . }}{{ end -}}
+{{- end -}}
+{{- dict "volumes" $volumes "mounts" $mounts | toJson -}}
 {{- end -}}

@@ -44,7 +44,7 @@ Secrets: an existing one > a value > what the last install left > random. A rend
 {{/* Data of the application's own Secret; empty where it needs none. */}}
 {{- define "sfs.ownSecretData" -}}
 {{- range $key, $value := (include "sfs.resolvedSecrets" . | fromJson).app }}
-{{ $key }}: {{ $value | toString | b64enc | quote }}
+{{ $key }}: {{ include "sfs.text" $value | b64enc | quote }}
 {{- end }}
 {{- end -}}
 

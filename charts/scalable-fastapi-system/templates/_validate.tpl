@@ -3,11 +3,39 @@
 {{- $problems := list -}}
 
 {{- $managed := include "sfs.managedSettings" . | fromYaml -}}
-{{- range $where, $config := dict "config" .Values.config "api.config" .Values.api.config "worker.config" .Values.worker.config "secrets.extra" .Values.secrets.extra -}}
+{{- $workers := dict -}}
+{{- range $component, $worker := include "sfs.workers" . | fromJson -}}
+{{- $_ := set $workers (ternary "worker" (printf "extraWorkers.%s" (trimPrefix "worker-" $component)) (eq $component "worker")) $worker -}}
+{{- end -}}
+{{- $components := merge (dict "api" .Values.api) $workers -}}
+{{- $configs := dict "config" .Values.config "secrets.extra" .Values.secrets.extra -}}
+{{- range $where, $component := $components }}{{ $_ := set $configs (printf "%s.config" $where) $component.config }}{{ end -}}
+{{- range $where, $config := $configs -}}
 {{- range $name, $_ := $config -}}
 {{- if hasKey $managed $name -}}
 {{- $problems = append $problems (printf "%s.%s: not here; %s" $where $name (get $managed $name)) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* A variable that stands in a container twice: the last one wins, and applying on the server is refused. */ -}}
+{{- $passwords := list -}}
+{{- if eq .Values.postgres.mode "embedded" }}{{ $passwords = append $passwords "POSTGRES_PASSWORD" }}{{ end -}}
+{{- if eq .Values.redis.mode "embedded" }}{{ $passwords = append $passwords "REDIS_PASSWORD" }}{{ end -}}
+{{- range $where, $component := $components -}}
+{{- $seen := list -}}
+{{- range $entry := $component.extraEnv -}}
+{{- $name := $entry.name | default "" -}}
+{{- if hasKey $managed $name -}}
+{{- $problems = append $problems (printf "%s.extraEnv: %s: not here; %s" $where $name (get $managed $name)) -}}
+{{- else if hasKey $component.config $name -}}
+{{- $problems = append $problems (printf "%s.extraEnv: %s: it is in %s.config as well; leave one of the two" $where $name $where) -}}
+{{- else if has $name $passwords -}}
+{{- $problems = append $problems (printf "%s.extraEnv: %s: the chart gives the pods an embedded store's password by this name; take another" $where $name) -}}
+{{- else if has $name $seen -}}
+{{- $problems = append $problems (printf "%s.extraEnv: %s: given twice" $where $name) -}}
+{{- end -}}
+{{- $seen = append $seen $name -}}
 {{- end -}}
 {{- end -}}
 
@@ -22,16 +50,19 @@
 {{- $problems = append $problems "redis.mode is external: set redis.external.url or redis.external.existingSecret.name, or have REDIS__REDIS_URL in secrets.existingSecret" -}}
 {{- end -}}
 
-{{- range $name, $scaling := dict "api" .Values.api.autoscaling "worker" .Values.worker.autoscaling -}}
+{{- range $name, $component := $components -}}
+{{- $scaling := $component.autoscaling -}}
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
 {{- $problems = append $problems (printf "%s.autoscaling: minReplicas %d is above maxReplicas %d" $name (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- end -}}
 {{- end -}}
-{{- if and (eq .Values.worker.autoscaling.type "cpu") (lt (int .Values.worker.autoscaling.minReplicas) 1) -}}
-{{- $problems = append $problems "worker.autoscaling.minReplicas: scaling on CPU cannot start from 0; KEDA can" -}}
+{{- range $name, $worker := $workers -}}
+{{- if and (eq $worker.autoscaling.type "cpu") (lt (int $worker.autoscaling.minReplicas) 1) -}}
+{{- $problems = append $problems (printf "%s.autoscaling.minReplicas: scaling on CPU cannot start from 0; KEDA can" $name) -}}
 {{- end -}}
-{{- range $name, $component := dict "api" .Values.api "worker" .Values.worker -}}
-{{- if and (eq (toString $component.rollout.maxSurge) "0") (eq (toString $component.rollout.maxUnavailable) "0") -}}
+{{- end -}}
+{{- range $name, $component := $components -}}
+{{- if and (eq (include "sfs.text" $component.rollout.maxSurge) "0") (eq (include "sfs.text" $component.rollout.maxUnavailable) "0") -}}
 {{- $problems = append $problems (printf "%s.rollout: maxSurge and maxUnavailable are both 0, so that no pod could be replaced" $name) -}}
 {{- end -}}
 {{- end -}}
@@ -50,14 +81,18 @@ reserve. Code of yours with synchronous sessions has a second pool: halve the si
 */}}
 {{- define "sfs.connections" -}}
 {{- $apiPods := ternary .Values.api.autoscaling.maxReplicas .Values.api.replicas .Values.api.autoscaling.enabled | int -}}
-{{- $workerPods := ternary .Values.worker.replicas .Values.worker.autoscaling.maxReplicas (eq .Values.worker.autoscaling.type "none") | int -}}
 {{- $apiSurge := include "sfs.surge" (list .Values.api.rollout.maxSurge $apiPods) | int -}}
-{{- $workerSurge := include "sfs.surge" (list .Values.worker.rollout.maxSurge $workerPods) | int -}}
 {{- $apiEach := mul (add .Values.api.database.poolSize .Values.api.database.maxOverflow .Values.api.database.readPoolSize 3) .Values.api.processes -}}
-{{- $workerEach := add .Values.worker.database.poolSize .Values.worker.database.maxOverflow .Values.worker.database.readPoolSize 8 -}}
-{{- dict
-      "wanted" (add (mul $apiEach (add $apiPods $apiSurge)) (mul $workerEach (add $workerPods $workerSurge)) 10)
-      "how" (printf "API: %d a pod x %d pods + %d in a rollout; worker: %d a pod x %d pods + %d; 10 in reserve" $apiEach $apiPods $apiSurge $workerEach $workerPods $workerSurge) | toJson -}}
+{{- $wanted := add (mul $apiEach (add $apiPods $apiSurge)) 10 -}}
+{{- $how := list (printf "API: %d a pod x %d pods + %d in a rollout" $apiEach $apiPods $apiSurge) -}}
+{{- range $component, $worker := include "sfs.workers" . | fromJson -}}
+{{- $pods := ternary $worker.replicas $worker.autoscaling.maxReplicas (eq $worker.autoscaling.type "none") | int -}}
+{{- $surge := include "sfs.surge" (list $worker.rollout.maxSurge $pods) | int -}}
+{{- $each := add $worker.database.poolSize $worker.database.maxOverflow $worker.database.readPoolSize 8 -}}
+{{- $wanted = add $wanted (mul $each (add $pods $surge)) -}}
+{{- $how = append $how (printf "%s: %d a pod x %d pods + %d" $component $each $pods $surge) -}}
+{{- end -}}
+{{- dict "wanted" $wanted "how" (printf "%s; 10 in reserve" (join "; " $how)) | toJson -}}
 {{- end -}}
 
 {{- define "sfs.connectionProblems" -}}
@@ -73,7 +108,7 @@ reserve. Code of yours with synchronous sessions has a second pool: halve the si
 
 {{/* Pods of a surge, which may be a number or a percentage that is rounded up. (list "25%" pods) */}}
 {{- define "sfs.surge" -}}
-{{- $surge := index . 0 | toString -}}
+{{- $surge := include "sfs.text" (index . 0) -}}
 {{- if hasSuffix "%" $surge -}}
 {{- div (add (mul (trimSuffix "%" $surge | int) (index . 1)) 99) 100 -}}
 {{- else -}}

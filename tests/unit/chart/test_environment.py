@@ -122,3 +122,38 @@ def test_a_setting_that_the_application_does_not_know_is_found_at_start(monkeypa
     environment = plain_environment(rendered.pod("Deployment", "-api"), "api", rendered)
     with pytest.raises(ValueError, match="poolsize"):
         settings_of(monkeypatch, tmp_path, environment)
+
+
+@pytest.mark.parametrize("component", ["api", "worker"])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("API__WORKERS", r"not here; set api\.processes"),
+        ("DATABASE__POOL_SIZE", r"not here; set api\.database\.poolSize"),
+        ("DATABASE__DATABASE_URL", r"not here; set postgres\.mode"),
+        ("SECURITY__SECRET_KEY", r"not here; set secrets\.secretKey"),
+        ("LOGGING__LEVEL", r"\.config as well"),
+        ("POSTGRES_PASSWORD", "an embedded store's password"),
+        ("REDIS_PASSWORD", "an embedded store's password"),
+        ("POD_NAME", "given twice"),
+    ],
+)
+def test_a_variable_that_a_pod_would_have_twice_is_refused_by_name(component, name, why):
+    entries = [{"name": "POD_NAME", "value": "x"}, {"name": name, "value": "y"}]
+    values = {f"{component}.extraEnv": entries, f"{component}.config": {"LOGGING__LEVEL": "DEBUG"}}
+    with pytest.raises(RenderError, match=rf"{component}\.extraEnv: {name}: .*{why}"):
+        render("default", values)
+
+
+def test_a_variable_of_a_store_that_is_elsewhere_may_have_any_name():
+    entries = [{"name": "POSTGRES_PASSWORD", "value": "x"}, {"name": "REDIS_PASSWORD", "value": "y"}]
+    rendered = render("external", {"api.extraEnv": entries})
+    assert all(entry in container(rendered.pod("Deployment", "-api"), "api")["env"] for entry in entries)
+
+
+def test_what_is_in_the_other_component_s_config_may_be_in_extra_env():
+    values = {
+        "api.config": {"LOGGING__LEVEL": "DEBUG"},
+        "worker.extraEnv": [{"name": "LOGGING__LEVEL", "value": "INFO"}],
+    }
+    assert render("default", values).objects

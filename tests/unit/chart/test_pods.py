@@ -67,6 +67,58 @@ def test_every_mounted_volume_exists_and_every_volume_is_mounted(shape, label):
     assert mounted == volumes
 
 
+def opens_the_database(item, rendered):
+    """Whether the container is told where the database is, by a variable or by the Secret of the release."""
+    if "DATABASE__DATABASE_URL" in {entry["name"] for entry in item.get("env", [])}:
+        return True
+    secrets = {source.get("secretRef", {}).get("name") for source in item.get("envFrom", [])}
+    return NAME in secrets and "DATABASE__DATABASE_URL" in rendered.secret("")
+
+
+@pytest.mark.parametrize("shape", ["default", "ephemeral", "external", "gitops"])
+def test_whoever_opens_the_database_has_the_files_that_its_address_may_name(shape):
+    """A private CA: `?sslrootcert=/etc/db-ca/ca.crt`."""
+    mount = {"name": "db-ca", "mountPath": "/etc/db-ca", "readOnly": True}
+    volume = {"name": "db-ca", "secret": {"secretName": "db-ca"}}
+    values = {"doctor.enabled": True}
+    for component in ("api", "worker"):
+        values |= {f"{component}.extraVolumes": [volume], f"{component}.extraVolumeMounts": [mount]}
+    rendered = render(shape, values)
+    found = set()
+    for label, pod in rendered.pods():
+        for item in containers(pod):
+            if opens_the_database(item, rendered):
+                found.add(item["name"])
+                assert mount in item["volumeMounts"], (label, item["name"])
+                assert volume in pod["spec"]["volumes"], label
+    assert {"wait-for-schema", "migrate", "test", "api", "worker", "doctor"} <= found
+
+
+def test_a_claim_of_the_api_holds_up_no_migration_and_no_test():
+    values = {
+        "api.extraVolumes": [
+            {"name": "files", "persistentVolumeClaim": {"claimName": "files"}},
+            {"name": "db-ca", "secret": {"secretName": "db-ca"}},
+        ],
+        "api.extraVolumeMounts": [
+            {"name": "files", "mountPath": "/files"},
+            {"name": "db-ca", "mountPath": "/etc/db-ca"},
+        ],
+    }
+    for label, pod in render("default", values).pods():
+        if label.startswith(("Job/", "Pod/")):
+            assert {volume["name"] for volume in pod["spec"]["volumes"]} - {"tmp", "tests"} == {"db-ca"}
+            for item in containers(pod):
+                assert "/files" not in [mount["mountPath"] for mount in item["volumeMounts"]]
+
+
+def test_a_worker_waits_with_its_own_mounts():
+    mount = {"name": "tmp", "mountPath": "/var/scratch"}
+    rendered = render("default", {"worker.extraVolumeMounts": [mount]})
+    assert mount in container(rendered.pod("Deployment", "-worker"), "wait-for-schema")["volumeMounts"]
+    assert mount not in container(rendered.pod("Deployment", "-api"), "wait-for-schema")["volumeMounts"]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_selectors_carry_no_version_and_match_the_pods(shape):
     for item in render(shape).objects:

@@ -48,7 +48,7 @@ MONITORS = {
 
 EXPECTED = {
     "default": CORE | EMBEDDED | SCALING | CPU | {"Secret/"},
-    "ephemeral": CORE | EMBEDDED | {"Secret/"},
+    "ephemeral": CORE | EMBEDDED | {"Secret/", "Deployment/-schema"},
     "external": CORE | SCALING | CPU | {"Secret/"},
     "gitops": CORE | SCALING | CPU,
     "high-availability": CORE | SCALING | CPU | MONITORS | {"PodDisruptionBudget/-worker", "HTTPRoute/-api"},
@@ -60,6 +60,11 @@ EXPECTED = {
         "Secret/",
         "ScaledObject/-worker",
         "PodDisruptionBudget/-worker",
+        "Deployment/-worker-heavy",
+        "Service/-worker-heavy",
+        "NetworkPolicy/-worker-heavy",
+        "PodDisruptionBudget/-worker-heavy",
+        "ServiceMonitor/-worker-heavy",
         "Ingress/-api",
         "HTTPRoute/-api",
         "NetworkPolicy/-egress",

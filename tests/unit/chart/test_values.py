@@ -88,6 +88,8 @@ def another(path, value, base):
             ["another"] if items.get("type") == "string" else [{"name": "another", "mountPath": "/another"}]
         )
     if isinstance(value, dict):
+        if path == "extraWorkers":
+            return {"another": {"queues": ["one"]}}
         return {
             "ANOTHER__ONE"
             if schema.get("propertyNames", {}).get("pattern", "").startswith("^[A-Z]")

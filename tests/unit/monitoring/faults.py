@@ -201,7 +201,7 @@ FAULTS = (
     ),
     Fault(
         "JobsQuarantined", 1, "warning", "a job was set apart",
-        "Workers died of it time and again. Look at it, then replay or cancel it.",
+        "Workers died of it time and again. Look at it, then retry it, or leave it: it does not run by itself.",
         {"job": WORKER_JOB}, shapes={QUARANTINED: "0 1x58"},
     ),
     Fault(

@@ -16,7 +16,16 @@ from tests.unit.monitoring.promql import RUNBOOKS, alerts, dashboards, rules
 
 SECTIONS = ["Meaning", "Impact", "Look", "Act", "Over"]
 PAGES = sorted(path.stem for path in RUNBOOKS.glob("*.md") if path.stem != "README")
-CHART_VALUES = ("api", "worker", "migrate", "postgres", "redis", "networkPolicy", "monitoring")
+CHART_VALUES = (
+    "api",
+    "worker",
+    "extraWorkers",
+    "migrate",
+    "postgres",
+    "redis",
+    "networkPolicy",
+    "monitoring",
+)
 AN_ID = str(UUID(int=7))
 # In italics without being the name of a panel: what the API says to a caller.
 QUOTED = {"The request took too long"}

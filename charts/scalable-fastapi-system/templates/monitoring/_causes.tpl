@@ -133,7 +133,7 @@ silent. Each alert has a page in docs/runbooks.
   summary: workers fall silent in mid-job
   description: "[[ $value | humanize ]] jobs were taken back in 15 minutes: out of memory, evicted, or a blocked loop."
 - alert: JobsWaiting
-  expr: max by (namespace, queue) (jobs_oldest_due_seconds{ {{- $worker -}} }) > {{ $rule.oldestJobSeconds }}
+  expr: max by (namespace, queue) (jobs_oldest_due_seconds{ {{- $worker -}} }) > {{ include "sfs.text" $rule.oldestJobSeconds }}
   for: 5m
   severity: warning
   dashboard: sfs-jobs
@@ -155,7 +155,7 @@ silent. Each alert has a page in docs/runbooks.
   severity: warning
   dashboard: sfs-jobs
   summary: a job was set apart
-  description: Workers died of it time and again. Look at it, then retry it or leave it; by itself it does not run again.
+  description: "Workers died of it time and again. Look at it, then retry it, or leave it: it does not run by itself."
 - alert: JobStoreErrors
   expr: sum by (namespace, job) (rate(jobs_store_errors_total{ {{- $worker -}} }[5m])) > 0
   for: 10m

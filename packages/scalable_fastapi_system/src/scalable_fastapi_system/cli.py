@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sqlalchemy.exc import DBAPIError
 
@@ -64,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--downgrade", metavar="REVISION", help="go back to a revision, for instance platform@-1"
     )
+    how.add_argument(
+        "--keep",
+        type=float,
+        metavar="SECONDS",
+        help="migrate and stay; look again each time that so much has passed, for a database that may be replaced by an empty one",
+    )
     migrate.add_argument(
         "--patience",
         type=float,
@@ -106,6 +114,8 @@ def _migrate(arguments: argparse.Namespace, settings: Settings, product: Product
             return _report(migrator.status())
         if arguments.check:
             return _report(migrator.status())
+        if arguments.keep is not None:
+            _keep(migrator, arguments.keep)
         if arguments.wait is not None:
             try:
                 return _report(migrator.wait(arguments.wait))
@@ -125,6 +135,30 @@ def _migrate(arguments: argparse.Namespace, settings: Settings, product: Product
         database.engine.dispose()
 
 
+def _keep(migrator: Migrator, pause_seconds: float) -> NoReturn:
+    """Brings the schema to whatever database is there, until SIGTERM. Says what it finds when that changes."""
+    # A container's first process has no default for it, and would be waited for and killed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    said = ""
+
+    def say(text: str) -> None:
+        nonlocal said
+        if text != said:
+            print(text, flush=True)
+        said = text
+
+    while True:
+        try:
+            status = migrator.status()
+            if not status.is_usable:
+                say(_description(status))
+                status = migrator.upgrade()
+            say(_description(status))
+        except (DBAPIError, OSError, TimeoutError) as error:
+            say(f"Not migrated: {getattr(error, 'orig', None) or error}")
+        time.sleep(pause_seconds)
+
+
 def _first_status(migrator: Migrator, patience_seconds: float) -> SchemaStatus:
     """Where the schema is, from a database that may still be starting. Raises what the driver raises once patience ends."""
     deadline = time.monotonic() + patience_seconds
@@ -138,10 +172,14 @@ def _first_status(migrator: Migrator, patience_seconds: float) -> SchemaStatus:
 
 
 def _report(status: SchemaStatus) -> int:
-    print(
+    print(_description(status))
+    return 0 if status.is_usable else EXIT_BEHIND
+
+
+def _description(status: SchemaStatus) -> str:
+    return (
         f"The schema is {status.state}: at {_names(status.applied)}; this code knows {_names(status.heads)}."
     )
-    return 0 if status.is_usable else EXIT_BEHIND
 
 
 def _names(revisions: Sequence[str]) -> str:
