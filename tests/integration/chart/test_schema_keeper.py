@@ -71,7 +71,6 @@ def test_it_brings_the_schema_to_an_empty_database_and_again_to_one_that_was_emp
     await_true(lambda: times_said(keeper, "The schema is current") == 1, what="the first schema")
     migrate(told, "--downgrade", "base")
     await_true(lambda: times_said(keeper, "The schema is current") == 2, what="the schema once more")
-    assert times_said(keeper, "The schema is empty") == 2
     assert migrate(told, "--check").returncode == 0
     assert keeper.is_running
 
