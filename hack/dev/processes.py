@@ -7,6 +7,7 @@ never signalled.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -187,12 +188,14 @@ class Child:
     def freeze(self) -> None:
         """Stop the process and all its descendants in mid-step (SIGSTOP): connections stay open, none is served."""
         for process in self._family():
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a child that ends just now
+                process.suspend()
 
     def thaw(self) -> None:
         """Let a frozen family go on."""
         for process in self._family():
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def _family(self) -> list[psutil.Process]:
         parent = psutil.Process(self.pid)
