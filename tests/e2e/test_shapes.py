@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hack.clusters.release import CHART
+from hack.tools.common import ToolError
 from tests.e2e import stores
 from tests.e2e.pods import api_image
 from tests.e2e.system import System, until
@@ -193,7 +194,9 @@ def test_a_shape_installs_and_passes_its_tests(
     )
     release.test()
 
-    for component in ("api", "worker"):
+    fleets = (f"worker-{fleet}" for fleet in json_values(name).get("extraWorkers", {}))
+    components = ("api", "worker", *fleets)
+    for component in components:
         assert release.ready_pods(component)
         assert set(release.restarts(component).values()) == {0}
     if "keda" in shape.needs:
@@ -202,10 +205,30 @@ def test_a_shape_installs_and_passes_its_tests(
     if "prometheus" in shape.needs:
 
         def scraped():
-            pods = {*release.ready_pods("api"), *release.ready_pods("worker")}
+            pods = {pod for component in components for pod in release.ready_pods(component)}
             return prometheus_if_there.up(release) == dict.fromkeys(pods, "up")
 
         # where the policies name who reads metrics, that is so
         until(scraped, 180, "Prometheus scrapes every pod")
     claims = release.get("persistentvolumeclaims")
     assert bool(claims) == (not shape.has_stores and name != "ephemeral")
+    if name == "ephemeral":
+        lose_the_database(release)
+        release.test()
+        assert set(release.restarts("api").values()) == {0}
+
+
+def lose_the_database(release: System) -> None:
+    """The Postgres pod is replaced, its data with it. Returns when the new one has the schema."""
+    (lost,) = (pod["metadata"]["name"] for pod in release.pods("postgres"))
+    release.kubectl("delete", "pod", lost)
+    manage = ("python", "-m", "services.manage", "migrate", "--check")
+
+    def has_schema() -> bool:
+        try:
+            release.kubectl("exec", f"deployment/{release.fullname}-api", "--container", "api", "--", *manage)
+        except ToolError:
+            return False
+        return True
+
+    until(has_schema, 180, "the new database has the schema", pause=2)
