@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.requirements.conftest import StartService
@@ -60,6 +61,7 @@ def serving(api: ServiceProcess) -> list[int]:
     return [pid for pid in api.pids() if pid != api.child.pid]
 
 
+@pytest.mark.only_on("postgres", "mariadb", "pgbouncer", reason="SQLite has no pool")
 async def test_a_scrape_tells_of_all_processes_and_a_dead_one_keeps_its_counts_but_not_its_gauges(
     start_service: StartService, database_environment: dict[str, str]
 ) -> None:

@@ -85,6 +85,7 @@ async def test_one_trace_id_runs_from_the_request_over_log_and_job_to_the_webhoo
     environment = {
         **database_environment,
         "REDIS__REDIS_URL": redis_url,
+        "JOBS__MODE": "worker",  # on SQLite too: one in the API's process began before there was a webhook
         "HTTP_CLIENT__ALLOW_PRIVATE_ADDRESSES": "true",
         "TRACING__ENABLED": "true",
         "TRACING__SAMPLE_RATIO": "1.0",

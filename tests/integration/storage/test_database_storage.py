@@ -60,6 +60,7 @@ def storage(database: DatabaseManager, clock: MovedClock) -> FileStorage:
 
 
 @pytest.mark.databases("postgres")
+@pytest.mark.only_on("postgres", "mariadb", "pgbouncer", reason="SQLite has no pool")
 async def test_neither_a_slow_writer_nor_a_slow_reader_holds_a_connection(
     database_section: dict[str, Any], make_database: Callable[..., DatabaseManager]
 ) -> None:
