@@ -207,6 +207,35 @@ async def test_a_lock_that_is_not_had_in_time_is_a_503(make_settings, database_s
     await manager.stop()
 
 
+@pytest.mark.only_on(
+    "postgres", "mariadb", "pgbouncer", reason="a writer of SQLite has the only lock, and deadlocks with nobody"
+)
+async def test_of_two_transactions_that_wait_for_each_other_one_is_undone_and_told_to_try_again(
+    make_settings, database_section
+):
+    manager = DatabaseManager(make_settings(database=database_section))
+    things.metadata.create_all(manager.engine)
+    await manager.start()
+    async with manager.transaction() as session:
+        await session.execute(things.insert(), [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}])
+    have_both = asyncio.Barrier(2)
+
+    async def rename(first: int, second: int, name: str) -> None:
+        async with manager.transaction() as session:
+            for number in (first, second):
+                row = things.update().where(things.c.id == number)
+                await session.execute(row.values(name=f"{name}{number}"))
+                if number == first:
+                    await have_both.wait()
+
+    ends = await asyncio.gather(rename(1, 2, "x"), rename(2, 1, "y"), return_exceptions=True)
+    (undone,) = [end for end in ends if end is not None]
+    assert isinstance(undone, ServiceUnavailableException)
+    assert undone.headers == {"Retry-After": "1"}
+    assert await names(manager) == (["y1", "y2"] if ends[0] is undone else ["x1", "x2"])
+    await manager.stop()
+
+
 @pytest.mark.only_on("postgres", "mariadb", "pgbouncer", reason="SQLite has no pool")
 async def test_a_full_pool_is_a_503_and_not_an_endless_wait(make_settings, database_section):
     manager = DatabaseManager(

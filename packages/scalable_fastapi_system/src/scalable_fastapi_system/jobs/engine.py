@@ -42,9 +42,9 @@ def is_store_away(error: BaseException) -> bool:
     if isinstance(error, ServiceUnavailableException | PoolTimeoutError | OSError | TimeoutError):
         return True
     if isinstance(error, DBAPIError):
-        from scalable_fastapi_system.infra.database.outage import is_unavailable
+        from scalable_fastapi_system.infra.database.outage import as_unavailable
 
-        return is_unavailable(error) or _is_passing(str(getattr(error.orig, "sqlstate", None) or ""))
+        return as_unavailable(error) is not None or _is_passing(str(getattr(error.orig, "sqlstate", None) or ""))
     module = type(error).__module__
     if not module.startswith("asyncpg"):
         return False

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from scalable_fastapi_system.infra.database.observe import note_statement
-from scalable_fastapi_system.infra.database.outage import is_read_only, is_unavailable
+from scalable_fastapi_system.infra.database.outage import TransactionUndone, as_unavailable, is_read_only
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class _Direct:
         except asyncpg.ReadOnlySQLTransactionError as error:
             await database.forget_connections()
             raise ServiceUnavailableException("The database takes no writes at the moment") from error
+        except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
+            raise TransactionUndone from error
         except (
             asyncpg.PostgresConnectionError,
             asyncpg.OperatorInterventionError,  # starting, going down, crashed; a statement that took too long
@@ -108,8 +110,8 @@ class _Direct:
         except (PoolTimeoutError, OSError, DBAPIError) as error:
             if is_read_only(error):
                 await database.forget_connections()
-            if is_unavailable(error):
-                raise ServiceUnavailableException("The database cannot be reached at the moment") from error
+            if (told := as_unavailable(error)) is not None:
+                raise told from error
             raise
 
 

@@ -37,7 +37,7 @@ from scalable_fastapi_system.infra.database.connecting import (
 )
 from scalable_fastapi_system.infra.database.liveness import check_before_use
 from scalable_fastapi_system.infra.database.observe import watch_statements
-from scalable_fastapi_system.infra.database.outage import is_read_only, is_unavailable
+from scalable_fastapi_system.infra.database.outage import as_unavailable, is_read_only, is_unavailable
 from scalable_fastapi_system.infra.database.pool import LingeringPool
 from scalable_fastapi_system.infra.database.replica import Replica, begin_read_only
 from scalable_fastapi_system.infra.database.urls import async_url, asyncpg_dsn, backend_of, sync_url
@@ -230,8 +230,8 @@ class DatabaseManager:
                 if is_reading:
                     raise  # a write where none belongs
                 await self.forget_connections()
-            if is_unavailable(error):
-                raise ServiceUnavailableException("The database cannot be reached at the moment") from error
+            if (told := as_unavailable(error)) is not None:
+                raise told from error
             raise
         except BaseException:
             await _quietly(session.rollback())

@@ -1,4 +1,4 @@
-"""Which errors mean that the database is away, full or no longer the one to write to."""
+"""Which errors mean that the database is away, full, no longer the one to write to, or undid what met others' work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from scalable_fastapi_system.kit.errors import ServiceUnavailableException
+
 # 08 connection, 25006 a primary that became a standby, 53 no resources, 57014 a statement that took too long (it waited
 # for a lock, or the server stood still), 57P going down or starting
 _SQLSTATES = ("08", "25006", "53", "57014", "57P")
@@ -14,6 +16,34 @@ _SQLSTATES = ("08", "25006", "53", "57014", "57P")
 # too long (MariaDB, MySQL), cannot connect (twice), gone, lost
 _MYSQL_CODES = frozenset({1040, 1053, 1205, 1290, 1836, 1969, 3024, 2002, 2003, 2006, 2013})
 _MYSQL_READ_ONLY = frozenset({1290, 1836})
+# 40001 no serial order, 40P01 a deadlock; for MySQL and MariaDB both are 1213
+_UNDONE_SQLSTATES = ("40001", "40P01")
+_MYSQL_UNDONE = 1213
+
+
+class TransactionUndone(ServiceUnavailableException):
+    """The database undid the transaction, because it and another one waited for each other. Nothing of it is stored, and
+    trying it again will do (503)."""
+
+    def __init__(self) -> None:
+        super().__init__("The database put another request before this one; try again", retry_after_seconds=1)
+
+
+def as_unavailable(error: BaseException) -> ServiceUnavailableException | None:
+    """What callers are told of this error; None where the statement was wrong."""
+    if is_undone(error):
+        return TransactionUndone()
+    if is_unavailable(error):
+        return ServiceUnavailableException("The database cannot be reached at the moment")
+    return None
+
+
+def is_undone(error: BaseException) -> bool:
+    """Whether the database ended the transaction for the sake of another one."""
+    if isinstance(error, DBAPIError):
+        state = getattr(_cause_of(error), "sqlstate", None)
+        return state in _UNDONE_SQLSTATES or _mysql_code(error) == _MYSQL_UNDONE
+    return getattr(error, "sqlstate", None) in _UNDONE_SQLSTATES
 
 
 def is_unavailable(error: BaseException) -> bool:

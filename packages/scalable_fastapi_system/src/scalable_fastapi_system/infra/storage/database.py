@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from scalable_fastapi_system.infra.database import DatabaseManager
+from scalable_fastapi_system.infra.database.outage import TransactionUndone
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.infra.storage.base import (
     DEFAULT_CONTENT_TYPE,
@@ -47,8 +48,6 @@ _LISTED_AT_ONCE = 500
 _GARBAGE_AT_ONCE = 100
 _TRIES = 10  # of the publishing transaction, against other writers of the same key: one of them gets through each time
 _PAUSE_SECONDS = 0.05  # at the most before the second try; each later one may wait that much longer
-_MYSQL_DEADLOCK = 1213
-_POSTGRES_DEADLOCK = "40P01"
 
 
 class DatabaseStorage(FileStorage):
@@ -144,8 +143,8 @@ class DatabaseStorage(FileStorage):
             try:
                 async with self._database.transaction() as session:
                     return await work(session)
-            except DBAPIError as error:
-                if made == _TRIES - 1 or not _is_contention(error):
+            except (IntegrityError, TransactionUndone):  # another writer of the same key was in the way
+                if made == _TRIES - 1:
                     raise
         raise AssertionError  # the last try returns or raises
 
@@ -243,14 +242,3 @@ def _stored_file(row: Any) -> StoredFile:
         content_type=row.content_type,
         sha256=row.sha256,
     )
-
-
-def _is_contention(error: DBAPIError) -> bool:
-    """Whether another writer of the same key was in the way: trying again will do."""
-    if isinstance(error, IntegrityError):
-        return True
-    original: Any = error.orig
-    cause: Any = getattr(original, "__cause__", None) or original
-    if getattr(cause, "sqlstate", None) == _POSTGRES_DEADLOCK:
-        return True
-    return bool(getattr(cause, "args", ())) and cause.args[0] == _MYSQL_DEADLOCK
