@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
+from hack.dev.errors import DevError
 from hack.dev.postgres import APP_ROLE, Postgres
+from hack.dev.processes import wait_until
 from tests.support import mariadb, pgbouncer
 from tests.support.mariadb import MariaDB
 from tests.support.pgbouncer import PgBouncer
 from tests.support.stores import Stores
 
 DATABASES = ("sqlite", "postgres", "mariadb", "pgbouncer")
+_POOLER_SECONDS = 30.0
 
 
 def find_missing_programs(kind: str | None) -> str | None:
@@ -71,8 +75,12 @@ class DisposableDatabase:
         return environment_of(self.section)
 
     def start(self) -> None:
-        """Starts it and waits until it answers."""
+        """Starts it and waits until it answers, through the pooler too: that one tries it again only now and then."""
         self.server.start()
+        if self.pooler is not None:
+            url = str(self.section["database_url"])
+            if not wait_until(lambda: _answers(url), timeout_seconds=_POOLER_SECONDS):
+                raise DevError("PgBouncer does not find the server again", log=self.pooler.log_tail())
 
     def stop(self) -> None:
         """A clean shutdown."""
@@ -120,3 +128,12 @@ def disposable_for(kind: str, stores: Stores) -> DisposableDatabase:
 def _pooled(pooler: PgBouncer, url: str) -> dict[str, Any]:
     name = urlsplit(url).path.lstrip("/")
     return {"database_url": pooler.url(name), "prepared_statements": False}
+
+
+def _answers(url: str) -> bool:
+    try:
+        with psycopg.connect(url, connect_timeout=5) as connection:
+            connection.execute("SELECT 1")  # the pooler lets clients in without asking the server
+    except psycopg.OperationalError:
+        return False
+    return True

@@ -59,6 +59,7 @@ max_client_conn = 200
 server_idle_timeout = 5
 server_fast_close = 1
 server_login_retry = 1
+query_wait_timeout = 10
 ignore_startup_parameters = extra_float_digits
 """,
             encoding="utf-8",
@@ -85,6 +86,10 @@ ignore_startup_parameters = extra_float_digits
             raise DevError(
                 f"PgBouncer did not start: it {self._child.describe_exit()}", log=self._child.log_tail()
             )
+
+    def log_tail(self) -> list[str]:
+        """The last lines that it wrote."""
+        return self._child.log_tail()
 
     def discard(self) -> None:
         """Kills it and removes its folder."""

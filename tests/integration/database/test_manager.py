@@ -208,7 +208,10 @@ async def test_a_lock_that_is_not_had_in_time_is_a_503(make_settings, database_s
 
 
 @pytest.mark.only_on(
-    "postgres", "mariadb", "pgbouncer", reason="a writer of SQLite has the only lock, and deadlocks with nobody"
+    "postgres",
+    "mariadb",
+    "pgbouncer",
+    reason="a writer of SQLite has the only lock, and deadlocks with nobody",
 )
 async def test_of_two_transactions_that_wait_for_each_other_one_is_undone_and_told_to_try_again(
     make_settings, database_section

@@ -129,12 +129,31 @@ async def test_every_refusal_of_a_path_has_an_id_of_its_own_and_each_path_its_ow
     assert len({body["request_id"] for body in told}) == 3
 
 
+async def test_the_same_words_again_are_refused_as_the_first_time_and_counted(
+    refusals: Refusals, registry: CollectorRegistry
+) -> None:
+    plain = b"GET /things/7 HTTP/1.1\r\n" + HOST + b"\r\n"
+    named = b"GET /things/7 HTTP/1.1\r\nX-Request-Id: abc-1\r\n\r\n"
+    for _ in range(3):
+        lines, body = parts(refusals.refuse(plain, [(b"date", b"now")]))
+        assert {b"date: now", f"x-request-id: {body['request_id']}".encode()} < set(lines)
+        assert parts(refusals.refuse(named, []))[1]["request_id"] == "abc-1"
+    async with asyncio.timeout(30):
+        while registry.get_sample_value("http_requests_shed_total") != 6:
+            await asyncio.sleep(0.05)
+    refusals.refuse(plain, [])  # what was known is forgotten with what was counted
+    async with asyncio.timeout(30):
+        while registry.get_sample_value("http_requests_shed_total") != 7:
+            await asyncio.sleep(0.05)
+
+
 async def test_however_many_paths_are_refused_all_are_counted_and_the_memory_is_bounded(
     refusals: Refusals, registry: CollectorRegistry
 ) -> None:
     for number in range(3000):
         refusals.refuse(b"GET /things/%d HTTP/1.1\r\n\r\n" % number, [])
     assert len(refusals._refused) <= 1024
+    assert len(refusals._known) <= 1024
     async with asyncio.timeout(30):
         while registry.get_sample_value("http_requests_shed_total") != 3000:
             await asyncio.sleep(0.05)

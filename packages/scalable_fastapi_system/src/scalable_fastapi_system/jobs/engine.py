@@ -44,13 +44,15 @@ def is_store_away(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         from scalable_fastapi_system.infra.database.outage import as_unavailable
 
-        return as_unavailable(error) is not None or _is_passing(str(getattr(error.orig, "sqlstate", None) or ""))
+        return as_unavailable(error) is not None or _is_passing(
+            str(getattr(error.orig, "sqlstate", None) or "")
+        )
     module = type(error).__module__
     if not module.startswith("asyncpg"):
         return False
     import asyncpg
 
-    if isinstance(error, asyncpg.InterfaceError):
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
         return True  # the connection or the pool is closed, or in a state that only a new one ends
     return _is_passing(str(getattr(error, "sqlstate", None) or ""))
 

@@ -27,6 +27,7 @@ NO_ROOM = "The service is at its limit; try again shortly"
 RETRY_AFTER_SECONDS = 1
 _TELL_SECONDS = 1.0
 _MOST_LINES = 1024
+_MOST_KNOWN, _KNOWN_BYTES = 1024, 4096
 _FIRST_LINE = re.compile(rb"(GET|POST|PUT|PATCH|DELETE) (/[!-$&->@-~]*)(?:\?[!-~]*)? HTTP/1\.1\r\n")
 # Headers that make a request more than its bytes tell, folded lines, and a connection that is to end.
 _DOUBTFUL = re.compile(
@@ -72,6 +73,8 @@ class Refusals:
         self._metrics = metrics
         # By first line. Emptied every second, when what was refused is counted and told.
         self._refused: dict[bytes, _Refused] = {}
+        # By the whole of a request: who is refused asks again in the same words.
+        self._known: dict[bytes, _Refused] = {}
         self._untold = 0
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         lines = [
@@ -91,6 +94,32 @@ class Refusals:
 
     def refuse(self, data: bytes, default_headers: list[tuple[bytes, bytes]]) -> bytes | None:
         """The answer to the request that these bytes are; None where that is not for this place to say."""
+        refused = self._known.get(data)
+        inbound_id = b""
+        if refused is None:
+            found = self._judge(data)
+            if found is None:
+                return None
+            refused, inbound_id = found
+            if not inbound_id and len(data) <= _KNOWN_BYTES and len(self._known) < _MOST_KNOWN:
+                self._known[data] = refused
+        refused.count += 1
+        request_id = inbound_id or new_request_id().encode()
+        if default_headers is not self._default_headers:  # another list with each second, for its date
+            self._default_headers = default_headers
+            defaults = b"".join(b"%s: %s\r\n" % header for header in default_headers)
+            self._first_lines = b"HTTP/1.1 503 Service Unavailable\r\n" + defaults + self._headers
+        return b"%sx-request-id: %s\r\ncontent-length: %d\r\n\r\n%s%s%s" % (
+            self._first_lines,
+            request_id,
+            len(refused.before) + len(request_id) + len(refused.after),
+            refused.before,
+            request_id,
+            refused.after,
+        )
+
+    def _judge(self, data: bytes) -> tuple[_Refused, bytes] | None:
+        """What refuses these bytes, and the request id that they bring, if any."""
         first_end = data.find(b"\r\n") + 2
         end = data.find(b"\r\n\r\n")
         if end < 0:
@@ -110,21 +139,8 @@ class Refusals:
         refused = self._refused.get(line) or self._begin(line)
         if refused is None:
             return None
-        refused.count += 1
-        inbound_id = told.get(b"x-request-id", b"").decode()
-        request_id = (inbound_id if is_request_id(inbound_id) else new_request_id()).encode()
-        if default_headers is not self._default_headers:  # another list with each second, for its date
-            self._default_headers = default_headers
-            defaults = b"".join(b"%s: %s\r\n" % header for header in default_headers)
-            self._first_lines = b"HTTP/1.1 503 Service Unavailable\r\n" + defaults + self._headers
-        return b"%sx-request-id: %s\r\ncontent-length: %d\r\n\r\n%s%s%s" % (
-            self._first_lines,
-            request_id,
-            len(refused.before) + len(request_id) + len(refused.after),
-            refused.before,
-            request_id,
-            refused.after,
-        )
+        inbound_id = told.get(b"x-request-id", b"")
+        return refused, inbound_id if is_request_id(inbound_id.decode()) else b""
 
     def _read(self, line: bytes) -> tuple[str, str, str] | None:
         """Method, path and the route's template of a first line; None for a probe's, and for one that leaves a doubt."""
@@ -166,6 +182,7 @@ class Refusals:
             if self._metrics is not None:
                 self._metrics.record_refused(refused.method, refused.template, refused.count)
         self._refused.clear()
+        self._known.clear()
 
     def _tell(self) -> None:
         self._count()

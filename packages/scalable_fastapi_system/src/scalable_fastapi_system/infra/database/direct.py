@@ -60,7 +60,12 @@ class _Direct:
                 return await self._ask(database, pool, method, arguments)
             except asyncpg.DataError:
                 raise  # an interface error too, but the caller's
-            except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError):
+            except (
+                asyncpg.PostgresConnectionError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+                ConnectionError,
+            ):
                 if not self._is_repeatable:
                     raise
                 # A pooled connection that died while it was idle: a read may be asked again on a new one.
@@ -79,6 +84,7 @@ class _Direct:
             asyncpg.OperatorInterventionError,  # starting, going down, crashed; a statement that took too long
             asyncpg.InsufficientResourcesError,
             asyncpg.InterfaceError,
+            asyncpg.InternalClientError,  # the connection is in a state that only a new one ends
             OSError,  # TimeoutError, too
         ) as error:
             raise ServiceUnavailableException("The database cannot be reached at the moment") from error
