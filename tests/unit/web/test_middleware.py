@@ -1,7 +1,9 @@
 """The one pass: ids, headers, limits, failures, metrics and the log line, without any store."""
 
 import asyncio
+import gc
 import json
+import weakref
 
 import httpx
 import pytest
@@ -468,3 +470,37 @@ async def test_a_static_path_declared_after_a_parameter_is_still_its_own():
     async with client_of(app) as client:
         assert (await client.get("/items/one")).json() == {"item": "one"}
         assert (await client.get("/items/newest")).json() == {"newest": True}
+
+
+class ServersCycle:
+    """One request as a server keeps it: its scope, and the `send` that the application is given."""
+
+    def __init__(self, path):
+        self.status = 0
+        self.scope = {
+            "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
+            "headers": [(b"host", b"test")], "http_version": "1.1", "scheme": "http", "root_path": "",
+            "server": ("test", 80), "client": ("203.0.113.9", 4000), "extensions": {},
+        }  # fmt: skip
+
+    async def receive(self):
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message):
+        self.status = message.get("status", self.status)
+
+
+@pytest.mark.parametrize(("path", "status"), [("/things/5", 200), ("/missing", 404), ("/nowhere", 404)])
+async def test_a_request_that_has_ended_is_freed_without_the_collector(path, status):
+    app = make_app()
+    gc.collect()
+    gc.disable()
+    try:
+        cycle = ServersCycle(path)
+        await app(cycle.scope, cycle.receive, cycle.send)
+        assert cycle.status == status
+        remembered = weakref.ref(cycle)
+        del cycle
+        assert remembered() is None
+    finally:
+        gc.enable()

@@ -8,7 +8,6 @@ They see what is committed and nothing of an open transaction: what belongs toge
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,7 +56,7 @@ class _Direct:
         started = time.perf_counter()
         try:
             try:
-                return await self._ask(database, pool, method, arguments)
+                return await getattr(pool, method)(self._sql, *arguments)
             except asyncpg.DataError:
                 raise  # an interface error too, but the caller's
             except (
@@ -69,7 +68,7 @@ class _Direct:
                 if not self._is_repeatable:
                     raise
                 # A pooled connection that died while it was idle: a read may be asked again on a new one.
-                return await self._ask(database, pool, method, arguments)
+                return await getattr(pool, method)(self._sql, *arguments)
         except asyncpg.DataError:
             raise
         except asyncpg.IntegrityConstraintViolationError as error:
@@ -92,18 +91,6 @@ class _Direct:
             note_statement(
                 self._sql, time.perf_counter() - started, database.settings.database.slow_query_seconds
             )
-
-    async def _ask(self, database: DatabaseManager, pool: Any, method: str, arguments: list[Any]) -> Any:
-        if not pool._queue.empty():
-            return await getattr(pool, method)(self._sql, *arguments)
-        # Every connection is at work. A wait has to end, and its clock costs too much to run where there is none.
-        # The pool's own would make a task of each wait: just when there are many.
-        async with asyncio.timeout(database.settings.database.pool_timeout_seconds):
-            connection = await pool.acquire()
-        try:
-            return await getattr(connection, method)(self._sql, *arguments)
-        finally:
-            await pool.release(connection)
 
     async def _on_engine(self, database: DatabaseManager, values: dict[str, Any]) -> tuple[list[Row], int]:
         """The rows, and how many the statement touched."""

@@ -254,13 +254,14 @@ class DatabaseManager:
         return pool
 
     def _make_asyncpg_pool(self) -> Any:
-        import asyncpg
+        from scalable_fastapi_system.infra.database.fair_pool import FairPool
 
         database = self.settings.database
-        return asyncpg.create_pool(
+        return FairPool(
             asyncpg_dsn(self.url),
             min_size=0,
             max_size=database.read_pool_size,
+            patience_seconds=database.pool_timeout_seconds,
             max_inactive_connection_lifetime=float(max(database.pool_recycle, 0)),
             init=prepare_asyncpg,
             reset=keep_session,

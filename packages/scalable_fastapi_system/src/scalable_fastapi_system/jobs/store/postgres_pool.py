@@ -11,6 +11,7 @@ import asyncpg
 from asyncpg.pool import PoolAcquireContext
 
 from scalable_fastapi_system.infra.database import DatabaseManager
+from scalable_fastapi_system.infra.database.fair_pool import FairPool
 from scalable_fastapi_system.infra.database.urls import asyncpg_dsn
 from scalable_fastapi_system.jobs.records import NewJob
 from scalable_fastapi_system.jobs.store import postgres_sql as sql
@@ -33,13 +34,8 @@ async def create_pool(database: DatabaseManager, *, size: int, waits_for_disk: b
         asyncpg_dsn(database.url),
         min_size=1,
         max_size=size,
-        max_queries=50_000,
-        loop=None,
-        connection_class=asyncpg.Connection,
-        record_class=asyncpg.Record,
         timeout=settings.connect_timeout_seconds,
         command_timeout=settings.statement_timeout_seconds,
-        max_inactive_connection_lifetime=300.0,
         reset=_keep_session,
         **options,
     )
@@ -57,7 +53,7 @@ class _Acquired(PoolAcquireContext):  # type: ignore[misc] # asyncpg has no type
         await super().__aexit__(exc_type, exc_val, exc_tb)
 
 
-class _Pool(asyncpg.Pool):  # type: ignore[misc] # asyncpg has no types
+class _Pool(FairPool):
     """Opens its connections anew when one takes no writes: after a failover they lead to the old primary."""
 
     def acquire(self, *, timeout: float | None = None) -> PoolAcquireContext:
