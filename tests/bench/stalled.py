@@ -31,11 +31,12 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many, opened evenly over so long."""
+    """How many, opened evenly over so long. `wait_seconds`: before the first."""
 
     port: int
     count: int
     opening_seconds: float
+    wait_seconds: float = 0.0
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -49,6 +50,7 @@ def run(plan: Plan) -> dict[str, Any]:
     open_since: dict[int, tuple[socket.socket, str, float]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     poll = select.epoll()
+    time.sleep(plan.wait_seconds)
     began = time.monotonic()
     number = 0
     while number < plan.count or open_since:

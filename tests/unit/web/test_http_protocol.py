@@ -156,8 +156,7 @@ class Refusing:
 
 def fill(protocol: GuardedHttpProtocol) -> None:
     """The process has no more room."""
-    protocol._refusals = Refusing()  # type: ignore[assignment]
-    protocol._line = WaitingLine(protocol._refusals)
+    protocol._line = WaitingLine(Refusing())  # type: ignore[arg-type]
 
 
 async def wait(protocol: GuardedHttpProtocol) -> None:
@@ -235,7 +234,7 @@ async def test_between_two_requests_it_refuses_too(protocol: GuardedHttpProtocol
 
 async def test_what_waited_is_served_where_there_is_room_by_then(full: GuardedHttpProtocol) -> None:
     full.data_received(REQUEST)
-    full._refusals.room.is_full = False  # type: ignore[union-attr, misc]
+    full._line.room.is_full = False  # type: ignore[union-attr, misc]
     await wait(full)
     while full.cycle is None or not full.cycle.response_complete:
         await asyncio.sleep(0)

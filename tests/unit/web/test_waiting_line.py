@@ -40,7 +40,7 @@ class Client:
         self.fate = "begun"
         self._room.starting += 1
 
-    def refuse_held(self) -> bool:
+    def refuse_held(self, refusals: Refusals) -> bool:
         self.is_held = False
         self.fate = "refused"
         return self._is_plain
@@ -151,7 +151,7 @@ def test_a_connection_that_breaks_does_not_stop_the_turns(
     planned: list[WaitingLine] = []
     monkeypatch.setattr(waiting_line.WaitingLine, "_plan_turn", lambda line: planned.append(line))  # noqa: PLW0108 - a method, so that it is given its line
 
-    def fail() -> bool:
+    def fail(_refusals: Refusals) -> bool:
         raise RuntimeError("broken")
 
     broken.refuse_held = fail  # type: ignore[method-assign]

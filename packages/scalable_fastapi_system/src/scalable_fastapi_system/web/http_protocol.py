@@ -102,7 +102,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._refused_at = float("-inf")  # for want of room, by the loop's clock
         # What the platform's middleware left for us. None for another application, or behind one that wraps ours.
         state = getattr(self.config.loaded_app, "state", None)
-        self._refusals: Refusals | None = getattr(state, "refusals", None)
         self._line: WaitingLine | None = getattr(state, "waiting_line", None)
 
     # -- asyncio's calls ------------------------------------------------------------------------------------
@@ -123,11 +122,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().pause_writing()
 
     def data_received(self, data: bytes) -> None:
-        held, refusals = self._held, self._refusals
+        held, line = self._held, self._line
         if held is not None:  # there is more of it: the parser tells what it is
             self._held = None
             data = held + data
-        elif refusals is not None and refusals.room.is_full and self._wait_for_room(data):
+        elif line is not None and line.room.is_full and self._wait_for_room(line, data):
             return
         self._read(data)
 
@@ -153,8 +152,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        if self._refusals is not None:
-            self._refusals.room.starting += 1
+        if self._line is not None:
+            self._line.room.starting += 1
         super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
@@ -189,11 +188,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if data is not None:
             self._read(data)
 
-    def refuse_held(self) -> bool:
+    def refuse_held(self, refusals: Refusals) -> bool:
         """There is none: answers by the bytes. Where they leave a doubt the request goes on to the middleware, which refuses."""
         data, self._held = self._held, None
-        refusals, answer = self._refusals, None
-        if data is None or refusals is None:
+        answer = None
+        if data is None:
             return True
         # One that does not read its answers is held up by the next one's, which waits for it.
         if not self.flow.write_paused and not self._is_leaving:
@@ -214,9 +213,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         # uvloop runs due timers before it reads: give it one more reading, for what came while it was busy
         self.loop.call_later(LAST_READ_SECONDS, super().shutdown)
 
-    def _wait_for_room(self, data: bytes) -> bool:
+    def _wait_for_room(self, line: WaitingLine, data: bytes) -> bool:
         """Whether the bytes, which come to a full process, wait. They have to begin a request on a connection that is idle."""
-        cycle, scope, line = self.cycle, self.scope, self._line
+        cycle, scope = self.cycle, self.scope
         is_between = (
             scope is None and self._head_bytes == 0
             if cycle is None
@@ -224,7 +223,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         )
         if not is_between or self.flow.write_paused or self._is_leaving or self.transport.is_closing():
             return False
-        if line is None or not line.take(self, data):
+        if not line.take(self, data):
             return False
         self._held = data
         return True

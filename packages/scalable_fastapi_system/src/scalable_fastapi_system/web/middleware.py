@@ -111,8 +111,7 @@ class PlatformMiddleware:
         self._trust = ProxyTrust(security.trusted_proxies)
         room = self._room = Room(api.max_concurrent_requests, api.max_event_streams)
         # For the protocol, which refuses most of what comes to a full process before it comes here.
-        owner.state.refusals = refusals = Refusals(room, self._routes, metrics, self._headers)
-        owner.state.waiting_line = WaitingLine(refusals)
+        owner.state.waiting_line = WaitingLine(Refusals(room, self._routes, metrics, self._headers))
         if metrics is not None:
             metrics.watch_in_progress(lambda: room.taken)
             for method, facts in self._routes.prepare():

@@ -34,7 +34,7 @@ class Held(Protocol):
     def begin_held(self) -> None:
         """Begins with the request."""
 
-    def refuse_held(self) -> bool:
+    def refuse_held(self, refusals: Refusals) -> bool:
         """Refuses the request. Whether by its bytes, which is cheap."""
 
 
@@ -42,6 +42,7 @@ class WaitingLine:
     """One a process, in its loop's thread."""
 
     def __init__(self, refusals: Refusals, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.room = refusals.room
         self._refusals = refusals
         self._clock = clock
         self._line: deque[Held] = deque()
@@ -53,7 +54,7 @@ class WaitingLine:
         if not self._refusals.may_refuse(data):
             return False
         if not self._line:
-            self._turn_at, self._ended = self._clock(), self._refusals.room.ended
+            self._turn_at, self._ended = self._clock(), self.room.ended
             self._plan_turn()
         self._line.append(connection)
         return True
@@ -70,14 +71,14 @@ class WaitingLine:
                 self._plan_turn()
 
     def _give_room(self) -> None:
-        room, line = self._refusals.room, self._line
+        room, line = self.room, self._line
         while line and not room.is_full:
             connection = line.popleft()
             if connection.is_held:
                 connection.begin_held()
 
     def _refuse(self) -> None:
-        room, line = self._refusals.room, self._line
+        room, line = self.room, self._line
         now = self._clock()
         left = max(
             (now - self._turn_at) * LEAST_REFUSED_PER_SECOND, (room.ended - self._ended) * REFUSED_PER_ENDED
@@ -86,4 +87,4 @@ class WaitingLine:
         while line and left > 0:
             connection = line.popleft()
             if connection.is_held:  # its client may have gone
-                left -= 1 if connection.refuse_held() else PARSED
+                left -= 1 if connection.refuse_held(self._refusals) else PARSED

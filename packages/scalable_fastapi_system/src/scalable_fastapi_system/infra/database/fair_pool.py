@@ -69,6 +69,8 @@ class _Line(_PoolConnectionHolderQueue):  # type: ignore[misc] # asyncpg has no 
 class FairPool(asyncpg.Pool):  # type: ignore[misc] # asyncpg has no types
     """See the module."""
 
+    _queue: Any
+
     def __init__(
         self, dsn: str, *, max_size: int, patience_seconds: float | None = None, **options: Any
     ) -> None:
