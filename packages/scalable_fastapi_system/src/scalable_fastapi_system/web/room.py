@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-QUEUE_SECONDS = 0.04
+QUEUE_SECONDS = 0.03
 LEAST = 32
 INTERVAL_SECONDS = 0.1
 BUSY_SHARE = 0.95
