@@ -347,6 +347,14 @@ async def test_cross_origin_calls_are_allowed_for_named_origins_only():
         assert preflight.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("origin", [None, "https://app.example", "https://evil.example"])
+async def test_a_cache_is_told_that_answers_vary_by_origin(origin):
+    settings = Settings(_env_file=None, security={"cors_origins": ["https://app.example"]})
+    async with client_of(make_app(settings)) as client:
+        answer = await client.get("/text", headers={"Origin": origin} if origin else {})
+    assert [name.strip() for name in answer.headers["vary"].split(",")].count("Origin") == 1
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status"),
     [

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("api.request")
 _request_log = RequestLog("api.request")
 _CSP = (b"content-security-policy", API_POLICY.encode())
+_VARY = (b"vary", b"Origin")
 _NO_STORE = (b"cache-control", b"no-store")
 _NO_TRACE: dict[str, str] = {}
 _COMPRESS_FROM_BYTES = 1000
@@ -344,6 +345,7 @@ class _Exchange:
         "_headers",
         "_room",
         "_send",
+        "_varies_by_origin",
         "api_key",
         "authorization",
         "content_length",
@@ -373,6 +375,7 @@ class _Exchange:
         self._room = owner._room
         self._send = send
         self._headers = owner._headers
+        self._varies_by_origin = owner._cors is not None
         self.status = 0
         self.response_bytes = 0
         self.content_length = 0
@@ -448,6 +451,11 @@ class _Exchange:
                 headers += self.extra_headers
             if self.must_close:
                 headers.append((b"connection", b"close"))
+            if self._varies_by_origin and not any(
+                name == b"vary" and b"origin" in value.lower() for name, value in headers
+            ):
+                # The CORS layer says so only where it allows an origin; a cache must not give that one what others got.
+                headers.append(_VARY)
             message["headers"] = headers
         room = self._room
         room.waiting += 1
