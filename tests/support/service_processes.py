@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from hack.dev.layout import REPOSITORY
@@ -84,3 +85,21 @@ def await_true(condition: object, *, timeout_seconds: float = 60.0, what: str) -
     assert wait_until(condition, timeout_seconds=timeout_seconds), (
         f"{what}: not within {time.monotonic() - began:.0f} s"
     )
+
+
+@contextlib.contextmanager
+def started_services(folder: Path, **common: str) -> Iterator[Callable[..., ServiceProcess]]:
+    """What starts `"api"` or `"worker"` with these settings and the call's own; all of them end with the block."""
+    started: list[ServiceProcess] = []
+
+    def start(name: str, **settings: str) -> ServiceProcess:
+        service = ServiceProcess(name, {"api": API, "worker": WORKER}[name], folder, {**common, **settings})
+        started.append(service)
+        service.start()
+        return service
+
+    try:
+        yield start
+    finally:
+        for service in started:
+            service.kill()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hack.dev.layout import REPOSITORY
-from tests.support.service_processes import API, ServiceProcess
+from tests.support.service_processes import ServiceProcess, started_services
 
 SMOKE = REPOSITORY / "charts" / "scalable-fastapi-system" / "files" / "smoke.py"
 
@@ -26,19 +26,16 @@ def told(database_environment: dict[str, str], redis_url: str) -> dict[str, str]
 @pytest.fixture
 def start_api(tmp_path: Path, told: dict[str, str]) -> Iterator[Callable[..., ServiceProcess]]:
     """Starts an API on the test's database, which does its jobs itself, in the place of the one before."""
-    started: list[ServiceProcess] = []
+    before: list[ServiceProcess] = []
+    with started_services(tmp_path, **told, JOBS__MODE="embedded") as start_service:
 
-    def start(**settings: str) -> ServiceProcess:
-        for before in started:
-            before.kill()
-        api = ServiceProcess("api", API, tmp_path, {**told, "JOBS__MODE": "embedded", **settings})
-        started.append(api)
-        api.start()
-        return api
+        def start(**settings: str) -> ServiceProcess:
+            while before:
+                before.pop().kill()
+            before.append(start_service("api", **settings))
+            return before[0]
 
-    yield start
-    for api in started:
-        api.kill()
+        yield start
 
 
 @pytest.fixture

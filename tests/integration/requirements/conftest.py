@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.service_processes import API, WORKER, ServiceProcess
+from tests.support.service_processes import ServiceProcess, started_services
 
 PASSWORD = "a-long-passphrase"
 StartService = Callable[..., ServiceProcess]
@@ -17,18 +17,8 @@ StartService = Callable[..., ServiceProcess]
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[StartService]:
     """Starts `api` or `worker` with these variables, without a rate limit."""
-    started: list[ServiceProcess] = []
-
-    def start(name: str, **environment: str) -> ServiceProcess:
-        command = {"api": API, "worker": WORKER}[name]
-        service = ServiceProcess(name, command, tmp_path, {"RATE_LIMIT__ENABLED": "false", **environment})
-        started.append(service)
-        service.start()
-        return service
-
-    yield start
-    for service in started:
-        service.kill()
+    with started_services(tmp_path, RATE_LIMIT__ENABLED="false") as start:
+        yield start
 
 
 async def sign_in(http: httpx.AsyncClient) -> None:
