@@ -1,6 +1,7 @@
 """Changes of one statement, straight to the driver: stored at once, refused like any other, never tried twice."""
 
 import asyncio
+import gc
 
 import asyncpg
 import pytest
@@ -74,6 +75,7 @@ async def test_a_value_of_the_wrong_kind_is_the_callers_mistake_and_no_outage(
 ):
     manager = DatabaseManager(make_settings(database={"database_url": empty_postgres_url}))
     things.metadata.create_all(manager.engine)
+    await manager.start()
     for statement in (ADD, Read(select(things.c.name).where(things.c.id == bindparam("id")))):
         with pytest.raises(asyncpg.DataError):
             await statement.one(manager, id="not a number", name="a")
@@ -106,3 +108,14 @@ async def test_a_write_whose_connection_dies_on_the_way_is_not_tried_again(
     assert await ADD.run(manager, id=4, name="after") == 1
     assert await names(manager) == ["before", "after"]
     await manager.stop()
+
+
+async def test_another_loop_than_the_services_leaves_no_connection_open(database):
+    async def in_another_loop():
+        assert await ADD.one(database, id=1, name="a") == {"id": 1, "name": "a"}
+        assert await names(database) == ["a"]
+        assert await RENAME.run(database, thing_id=1, new_name="b") == 1
+
+    await asyncio.to_thread(asyncio.run, in_another_loop())
+    gc.collect()  # a connection that nobody closed says so when it is found
+    assert await names(database) == ["b"]

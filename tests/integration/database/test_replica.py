@@ -137,7 +137,9 @@ async def test_of_many_callers_one_at_a_time_tries_a_replica_that_is_away(
 async def test_a_replica_without_a_free_connection_is_a_503_and_does_not_load_the_primary(
     disposable_postgres: Postgres, standby: Postgres, make_settings: Callable[..., Settings]
 ) -> None:
-    section: dict[str, Any] = {"pool_size": 1, "max_overflow": 0, "pool_timeout_seconds": 0.2}
+    section: dict[str, Any] = {
+        "pool_size": 1, "max_overflow": 0, "read_pool_size": 1, "pool_timeout_seconds": 0.2,
+    }  # fmt: skip
     section |= {"database_url": disposable_postgres.url(), "replica_url": standby.url()}
     manager = DatabaseManager(make_settings(database=section))
     await manager.start()
@@ -146,6 +148,11 @@ async def test_a_replica_without_a_free_connection_is_a_503_and_does_not_load_th
         with pytest.raises(ServiceUnavailableException):
             await is_on_standby(manager)
     assert await is_on_standby(manager)
+    assert manager.replica is not None
+    async with (await manager.replica.database.asyncpg_pool()).acquire():
+        with pytest.raises(ServiceUnavailableException):
+            await WHERE.one(manager)
+    assert await WHERE.one(manager) == {"on_standby": True}
     await manager.stop()
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from scalable_fastapi_system.infra.database.fair_pool import _Line
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 
 class Holder:
@@ -58,10 +59,10 @@ async def test_a_wait_ends_with_its_patience_and_later_ones_with_theirs(holder: 
     await asyncio.sleep(0.1)
     began = loop.time()
     second = await begun(line)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(PoolTimeoutError):
         await first
     assert not second.done()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(PoolTimeoutError):
         await second
     assert loop.time() - began > 0.19
     line.put_nowait(holder)  # to nobody that has gone

@@ -84,6 +84,7 @@ class _Direct:
             asyncpg.InsufficientResourcesError,
             asyncpg.InterfaceError,
             asyncpg.InternalClientError,  # the connection is in a state that only a new one ends
+            PoolTimeoutError,
             OSError,  # TimeoutError, too
         ) as error:
             raise ServiceUnavailableException("The database cannot be reached at the moment") from error
@@ -149,14 +150,14 @@ class Read(_Direct):
         return answer
 
     async def _one(self, database: DatabaseManager, values: dict[str, Any]) -> Row | None:
-        if database.backend == "postgresql":
+        if database.is_direct:
             row = await self._on_asyncpg(database, values, "fetchrow")
             return None if row is None else dict(row)
         rows, _ = await self._on_engine(database, values)
         return rows[0] if rows else None
 
     async def _all(self, database: DatabaseManager, values: dict[str, Any]) -> Sequence[Row]:
-        if database.backend == "postgresql":
+        if database.is_direct:
             return [dict(row) for row in await self._on_asyncpg(database, values, "fetch")]
         return (await self._on_engine(database, values))[0]
 
@@ -178,7 +179,7 @@ class Write(_Direct):
 
     async def one(self, database: DatabaseManager, **values: Any) -> Row | None:
         """The first row of its RETURNING, None where it touched none. MySQL has no RETURNING."""
-        if database.backend == "postgresql":
+        if database.is_direct:
             row = await self._on_asyncpg(database, values, "fetchrow")
             return None if row is None else dict(row)
         rows, _ = await self._on_engine(database, values)
@@ -186,7 +187,7 @@ class Write(_Direct):
 
     async def run(self, database: DatabaseManager, **values: Any) -> int:
         """How many rows it touched."""
-        if database.backend == "postgresql":
+        if database.is_direct:
             status: str = await self._on_asyncpg(database, values, "execute")
             return int(status.rpartition(" ")[2])
         return (await self._on_engine(database, values))[1]

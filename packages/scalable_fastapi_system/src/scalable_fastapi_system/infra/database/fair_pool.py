@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 from asyncpg.pool import _PoolConnectionHolderQueue
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 
 class _Line(_PoolConnectionHolderQueue):  # type: ignore[misc] # asyncpg has no types
@@ -62,7 +63,7 @@ class _Line(_PoolConnectionHolderQueue):  # type: ignore[misc] # asyncpg has no 
                 if left > 0:
                     self._timer = loop.call_later(left, self._end_waits, loop, patience_seconds)
                     return
-                handed.set_exception(TimeoutError("no connection came free in time"))
+                handed.set_exception(PoolTimeoutError("no connection came free in time"))
             self._waiting.popleft()
 
 
@@ -75,7 +76,7 @@ class FairPool(asyncpg.Pool):  # type: ignore[misc] # asyncpg has no types
         self, dsn: str, *, max_size: int, patience_seconds: float | None = None, **options: Any
     ) -> None:
         """
-        patience_seconds: of a wait for a connection, after which it raises TimeoutError; None for no end.
+        patience_seconds: of a wait for a connection, after which it raises SQLAlchemy's TimeoutError; None for no end.
         options: as of `asyncpg.create_pool`.
         """
         defaults: dict[str, Any] = {

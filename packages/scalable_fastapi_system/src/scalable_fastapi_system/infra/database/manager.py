@@ -80,9 +80,7 @@ class DatabaseManager:
         self._prepared = not settings.is_ephemeral
         # What every session carries in its `info`, for layers above that find their own things by a session.
         self.session_info: dict[str, Any] = {}
-        self._asyncpg_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._asyncpg_pool: Any = None  # the home loop's
         if settings.is_ephemeral:
             # A file and not :memory:, because sync and async sessions, threads and loops must see one database.
             folder = tempfile.mkdtemp(prefix="scalable-fastapi-system-")
@@ -239,16 +237,22 @@ class DatabaseManager:
 
     # -- straight to the driver ---------------------------------------------------------------------
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether the running loop has asyncpg's own pool: on PostgreSQL, the one that called `start()`. Any other, such as a
+        script's or that of a test client without a lifespan, opens what it needs for each use: nobody would close a pool there.
+        """
+        return self.backend == "postgresql" and asyncio.get_running_loop() is self._home_loop
+
     async def asyncpg_pool(self) -> Any:
-        """asyncpg's own pool on the running loop, for hot reads and for the job engine. PostgreSQL only.
+        """asyncpg's own pool, for hot reads and single writes. Only where `is_direct`.
 
         Connections come back without a reset round trip: what runs here leaves no session state behind.
         Opens none yet, so that nothing here fails: a pool that failed to open would have failed for good.
         """
-        loop = asyncio.get_running_loop()
-        pool = self._asyncpg_pools.get(loop)
+        pool = self._asyncpg_pool
         if pool is None:
-            pool = self._asyncpg_pools[loop] = self._make_asyncpg_pool()
+            pool = self._asyncpg_pool = self._make_asyncpg_pool()
         if not pool._initialized:  # awaiting an initialised pool is free, asking first is cheaper still
             await pool
         return pool
@@ -272,7 +276,9 @@ class DatabaseManager:
 
     async def start(self) -> None:
         """Makes the running loop the one whose connections are pooled."""
-        self._home_loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if loop is not self._home_loop:
+            self._home_loop, self._asyncpg_pool = loop, None
         if self.replica is not None:
             await self.replica.database.start()
         await asyncio.to_thread(self.ensure_schema)
@@ -285,8 +291,8 @@ class DatabaseManager:
             engine: AsyncEngine | None = self.__dict__.pop(name, None)
             if engine is not None:
                 await engine.dispose()
-        pool = self._asyncpg_pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
+        pool, self._asyncpg_pool = self._asyncpg_pool, None
+        if pool is not None and asyncio.get_running_loop() is self._home_loop:
             await close_pool(pool)
         self.__dict__.pop("_session_factory", None)
         sync_engine: Engine | None = self.__dict__.pop("engine", None)
@@ -297,9 +303,8 @@ class DatabaseManager:
     async def forget_connections(self) -> None:
         """Has every connection of the running loop's pools opened anew: those there are lead to the wrong server."""
         await self.async_engine.dispose()
-        pool = self._asyncpg_pools.get(asyncio.get_running_loop())
-        if pool is not None:
-            await pool.expire_connections()
+        if self._asyncpg_pool is not None and self.is_direct:
+            await self._asyncpg_pool.expire_connections()
 
     def ensure_schema(self) -> None:
         """Brings a temporary database to the newest schema, once. Any other is migrated by `migrate`."""
@@ -357,7 +362,7 @@ class DatabaseManager:
             )
         ]
         if self.backend == "postgresql":
-            pool = self._asyncpg_pools.get(self._home_loop) if self._home_loop is not None else None
+            pool = self._asyncpg_pool
             idle = pool.get_idle_size() if pool is not None else 0
             in_use = pool.get_size() - idle if pool is not None else 0
             usages.append(PoolUsage("reads", in_use=in_use, idle=idle, limit=database.read_pool_size))
