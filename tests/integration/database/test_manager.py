@@ -207,6 +207,38 @@ async def test_a_lock_that_is_not_had_in_time_is_a_503(make_settings, database_s
     await manager.stop()
 
 
+A_SECOND_LONG = {
+    "postgresql": "SELECT pg_sleep(1)",
+    "mysql": "SELECT SLEEP(1)",
+    "sqlite": "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000000) SELECT max(x) FROM n",
+}
+
+
+@pytest.mark.parametrize("cancels", [1, 2])
+async def test_a_caller_that_is_cancelled_amid_a_statement_keeps_no_lock(database, cancels):
+    async with database.transaction() as session:
+        await session.execute(things.insert().values(id=1, name="before"))
+    has_locked = asyncio.Event()
+
+    async def change_and_wait():
+        async with database.transaction() as session:
+            await session.execute(things.update().values(name="never stored"))
+            has_locked.set()
+            await session.execute(text(A_SECOND_LONG[database.backend]))
+
+    caller = asyncio.create_task(change_and_wait())
+    await has_locked.wait()
+    await asyncio.sleep(0.05)
+    for _ in range(cancels):
+        caller.cancel()
+        await asyncio.sleep(0)
+    async with database.transaction() as session:  # on SQLite a 503 after 20 s, if the lock were kept
+        await session.execute(things.update().values(name="after"))
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert await names(database) == ["after"]
+
+
 @pytest.mark.only_on(
     "postgres",
     "mariadb",

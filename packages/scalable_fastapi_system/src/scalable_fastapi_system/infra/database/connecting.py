@@ -97,8 +97,9 @@ def asyncpg_arguments(settings: DatabaseSettings) -> dict[str, Any]:
 
 
 def prepare_sqlite(engine: Engine) -> None:
-    """Sets up each connection, and makes a savepoint part of a transaction."""
+    """Sets up each connection, makes a savepoint part of a transaction, and ends that of a connection that is thrown away."""
     event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "invalidate", _end_sqlite_transaction)
     event.listen(engine, "savepoint", _begin_before_savepoint)
 
 
@@ -155,6 +156,23 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _end_sqlite_transaction(connection: Any, _record: Any, _error: BaseException | None) -> None:
+    """Rolls back what a cancelled caller leaves behind amid a statement, in the driver's thread and before it closes.
+
+    SQLite keeps a closed connection, and its lock on the file, for as long as somebody has the statement: here the
+    caller's traceback, until Python's collector comes by.
+    """
+    driver = getattr(connection, "driver_connection", connection)
+    queue = getattr(driver, "_tx", None)  # of aiosqlite's thread; SQLAlchemy, too, puts things there
+    if queue is None:
+        driver.rollback()
+    elif driver._connection is not None:
+        driver._connection.interrupt()
+        done = asyncio.get_running_loop().create_future()
+        done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        queue.put_nowait((done, driver._connection.rollback))
 
 
 def _begin_before_savepoint(connection: Connection, _name: str | None) -> None:
