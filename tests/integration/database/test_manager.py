@@ -1,6 +1,7 @@
 """The database manager on real servers: sessions, transactions, hooks, outages, hot reads."""
 
 import asyncio
+import gc
 import time
 
 import pytest
@@ -205,6 +206,18 @@ async def test_a_lock_that_is_not_had_in_time_is_a_503(make_settings, database_s
                 await session.execute(things.insert().values(id=1, name="waits"))
     assert await names(manager) == ["holds"]
     await manager.stop()
+
+
+async def test_a_manager_that_nobody_stops_closes_what_its_sessions_by_hand_opened(
+    make_settings, database_section
+):
+    def use() -> None:
+        manager = DatabaseManager(make_settings(database=database_section))
+        with manager.SessionLocal() as session:
+            assert session.execute(text("SELECT 1")).scalar_one() == 1
+
+    use()
+    gc.collect()  # a connection that nobody closed says so when it is found
 
 
 A_SECOND_LONG = {

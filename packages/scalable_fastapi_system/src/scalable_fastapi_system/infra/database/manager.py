@@ -105,7 +105,9 @@ class DatabaseManager:
     @cached_property
     def engine(self) -> Engine:
         """The synchronous engine (psycopg, pymysql or sqlite3)."""
-        return self.make_engine(pooled=True)
+        engine = self.make_engine(pooled=True)
+        weakref.finalize(self, engine.dispose)  # who only has sessions by hand stops nothing
+        return engine
 
     def make_engine(self, *, pooled: bool) -> Engine:
         """A synchronous engine of the caller's own."""
