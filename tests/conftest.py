@@ -32,6 +32,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_socket
@@ -176,6 +177,7 @@ def postgres_url(stores: Stores, postgres_server: Postgres) -> Iterator[str]:
     """The address of a fresh database with the product's schema, dropped after the test."""
     name = stores.new_database(is_migrated=True)
     yield postgres_server.url(name)
+    _stop_embedded_workers(name)
     postgres_server.drop_database(name)
 
 
@@ -184,6 +186,7 @@ def empty_postgres_url(stores: Stores, postgres_server: Postgres) -> Iterator[st
     """The address of a fresh database with nothing in it, dropped after the test."""
     name = stores.new_database(is_migrated=False)
     yield postgres_server.url(name)
+    _stop_embedded_workers(name)
     postgres_server.drop_database(name)
 
 
@@ -198,6 +201,7 @@ def mariadb_url(stores: Stores, mariadb_server: MariaDB) -> Iterator[str]:
     """The address of a fresh MariaDB database with the product's schema, dropped after the test."""
     name = stores.new_mariadb_database(mariadb_server, is_migrated=True)
     yield mariadb_server.url(name)
+    _stop_embedded_workers(name)
     mariadb_server.drop_database(name)
 
 
@@ -206,6 +210,7 @@ def empty_mariadb_url(stores: Stores, mariadb_server: MariaDB) -> Iterator[str]:
     """The address of a fresh MariaDB database with nothing in it, dropped after the test."""
     name = stores.new_mariadb_database(mariadb_server, is_migrated=False)
     yield mariadb_server.url(name)
+    _stop_embedded_workers(name)
     mariadb_server.drop_database(name)
 
 
@@ -215,6 +220,15 @@ def disposable_mariadb(stores: Stores) -> Iterator[MariaDB]:
     server = stores.disposable_mariadb(_mariadb_programs())
     yield server
     server.discard()
+
+
+def _stop_embedded_workers(database: str) -> None:
+    """A client without a lifespan leaves one that ends when it is idle: it must not look for a database that is gone."""
+    embedded = sys.modules.get("scalable_fastapi_system.jobs.embedded")
+    for worker in list(embedded._live) if embedded is not None else ():
+        resources = worker._resources()
+        if resources is not None and urlsplit(resources.database.url).path == f"/{database}":
+            worker.stop()
 
 
 def _mariadb_programs() -> Any:

@@ -131,7 +131,11 @@ class EmbeddedWorker:
             await asyncio.sleep(0.5)
             if self._stays or worker.engine.running or time.monotonic() - self._woken_at < _IDLE_SECONDS:
                 continue
-            counts = await worker.engine.store.count()
+            try:
+                counts = await worker.engine.store.count()
+            except Exception as error:  # noqa: BLE001 - the database is away: asked again, or nobody would end it any more
+                _log.debug("cannot see whether there are jobs left", reason=type(error).__name__)
+                continue
             with self._lock:
                 is_idle = time.monotonic() - self._woken_at >= _IDLE_SECONDS and not self._stays
                 if is_idle and not counts:
