@@ -30,9 +30,8 @@ WORKS = {work.name: work for work in (READ, LIST, CREATE)}
 TIMES = 3.0
 STALLED = 500
 OPENING_SECONDS = 1.0
-STARTING_SECONDS = (
-    1.5  # of the loads' own processes, which keep the stores' core busy while they start: not measured
-)
+# Of the loads' own processes, which keep the stores' core busy while they start: not measured.
+STARTING_SECONDS = 1.5
 STALL_SECONDS = 12.0  # the opening, the ten seconds that are asked, and a little more
 HEALTHY_SHARE = 0.3  # of the most that the process answers
 PROBES_PER_SECOND = 10.0

@@ -78,6 +78,15 @@ async def test_one_that_is_given_to_a_caller_who_leaves_goes_to_the_next(holder:
     assert leaving.cancelled()
 
 
+async def test_a_caller_who_leaves_as_its_patience_ends_is_cancelled() -> None:
+    line = _Line(1, 5.0)
+    leaving = await begun(line)
+    line._waiting[0][1].set_exception(PoolTimeoutError("too late"))
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+
+
 async def test_a_caller_who_leaves_is_passed_over(holder: Holder) -> None:
     line = _Line(1, 5.0)
     leaving, waiting = await begun(line), await begun(line)

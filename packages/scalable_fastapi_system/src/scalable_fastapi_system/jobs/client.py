@@ -114,7 +114,7 @@ class JobClient:
             await self.sender.connections.stop()
         pool, self._pool = self._pool, None
         if pool is not None:
-            from scalable_fastapi_system.jobs.store.postgres_pool import close_pool
+            from scalable_fastapi_system.infra.database.connecting import close_pool
 
             await close_pool(pool)
         self._home = None

@@ -191,9 +191,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def refuse_held(self, refusals: Refusals) -> bool:
         """There is none: answers by the bytes. Where they leave a doubt the request goes on to the middleware, which refuses."""
         data, self._held = self._held, None
-        answer = None
         if data is None:
             return True
+        answer = None
         # One that does not read its answers is held up by the next one's, which waits for it.
         if not self.flow.write_paused and not self._is_leaving:
             answer = refusals.refuse(data, self.server_state.default_headers)

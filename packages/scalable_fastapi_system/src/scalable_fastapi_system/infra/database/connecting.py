@@ -170,9 +170,7 @@ def _end_sqlite_transaction(connection: Any, _record: Any, _error: BaseException
         driver.rollback()
     elif driver._connection is not None:
         driver._connection.interrupt()
-        done = asyncio.get_running_loop().create_future()
-        done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        queue.put_nowait((done, driver._connection.rollback))
+        queue.put_nowait((None, driver._connection.rollback))  # nobody is told of its end
 
 
 def _begin_before_savepoint(connection: Connection, _name: str | None) -> None:

@@ -41,7 +41,7 @@ class _Line(_PoolConnectionHolderQueue):  # type: ignore[misc] # asyncpg has no 
         try:
             return await handed
         except asyncio.CancelledError:
-            if not handed.cancelled():  # it was given one just as it left
+            if not handed.cancelled() and handed.exception() is None:  # it was given one just as it left
                 self.put_nowait(handed.result())
             raise
 

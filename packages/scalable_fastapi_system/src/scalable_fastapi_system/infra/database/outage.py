@@ -40,10 +40,10 @@ def as_unavailable(error: BaseException) -> ServiceUnavailableException | None:
 
 def is_undone(error: BaseException) -> bool:
     """Whether the database ended the transaction for the sake of another one."""
-    if isinstance(error, DBAPIError):
-        state = getattr(_cause_of(error), "sqlstate", None)
-        return state in _UNDONE_SQLSTATES or _mysql_code(error) == _MYSQL_UNDONE
-    return getattr(error, "sqlstate", None) in _UNDONE_SQLSTATES
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(_cause_of(error), "sqlstate", None)
+    return state in _UNDONE_SQLSTATES or _mysql_code(error) == _MYSQL_UNDONE
 
 
 def is_unavailable(error: BaseException) -> bool:

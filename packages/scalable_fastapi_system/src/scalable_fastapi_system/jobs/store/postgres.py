@@ -18,6 +18,7 @@ import asyncpg
 import orjson
 
 from scalable_fastapi_system.infra.database import DatabaseManager
+from scalable_fastapi_system.infra.database.connecting import close_pool
 from scalable_fastapi_system.jobs.records import (
     Claim,
     ClaimResult,
@@ -32,7 +33,7 @@ from scalable_fastapi_system.jobs.states import JobState
 from scalable_fastapi_system.jobs.store import postgres_sql as sql
 from scalable_fastapi_system.jobs.store.base import FinishReport, Inserted, SweepRules
 from scalable_fastapi_system.jobs.store.deliveries import delivery_job
-from scalable_fastapi_system.jobs.store.postgres_pool import close_pool, create_pool, insert_rows
+from scalable_fastapi_system.jobs.store.postgres_pool import create_pool, insert_rows
 from scalable_fastapi_system.jobs.store.shared import SharedStore
 from scalable_fastapi_system.jobs.store.silence import blame, crash_note, state_after_crash
 from scalable_fastapi_system.jobs.tables import NEVER

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -11,6 +10,7 @@ import asyncpg
 from asyncpg.pool import PoolAcquireContext
 
 from scalable_fastapi_system.infra.database import DatabaseManager
+from scalable_fastapi_system.infra.database.connecting import keep_session
 from scalable_fastapi_system.infra.database.fair_pool import FairPool
 from scalable_fastapi_system.infra.database.urls import asyncpg_dsn
 from scalable_fastapi_system.jobs.records import NewJob
@@ -36,7 +36,7 @@ async def create_pool(database: DatabaseManager, *, size: int, waits_for_disk: b
         max_size=size,
         timeout=settings.connect_timeout_seconds,
         command_timeout=settings.statement_timeout_seconds,
-        reset=_keep_session,
+        reset=keep_session,
         **options,
     )
 
@@ -58,19 +58,6 @@ class _Pool(FairPool):
 
     def acquire(self, *, timeout: float | None = None) -> PoolAcquireContext:
         return _Acquired(self, timeout)
-
-
-async def close_pool(pool: asyncpg.Pool) -> None:
-    """Closes a pool; what does not come back within five seconds is cut off."""
-    try:
-        async with asyncio.timeout(5):
-            await pool.close()
-    except TimeoutError:
-        pool.terminate()
-
-
-async def _keep_session(_connection: Any) -> None:
-    """In place of the round trip by which asyncpg undoes session state at each release: nothing here leaves any."""
 
 
 async def insert_rows(executor: Any, rows: Sequence[NewJob]) -> list[Inserted]:
