@@ -176,18 +176,14 @@ def postgres_server(stores: Stores) -> Postgres:
 def postgres_url(stores: Stores, postgres_server: Postgres) -> Iterator[str]:
     """The address of a fresh database with the product's schema, dropped after the test."""
     name = stores.new_database(is_migrated=True)
-    yield postgres_server.url(name)
-    _stop_embedded_workers(name)
-    postgres_server.drop_database(name)
+    yield from _lent(postgres_server, name)
 
 
 @pytest.fixture
 def empty_postgres_url(stores: Stores, postgres_server: Postgres) -> Iterator[str]:
     """The address of a fresh database with nothing in it, dropped after the test."""
     name = stores.new_database(is_migrated=False)
-    yield postgres_server.url(name)
-    _stop_embedded_workers(name)
-    postgres_server.drop_database(name)
+    yield from _lent(postgres_server, name)
 
 
 @pytest.fixture(scope="session")
@@ -200,18 +196,14 @@ def mariadb_server(stores: Stores) -> MariaDB:
 def mariadb_url(stores: Stores, mariadb_server: MariaDB) -> Iterator[str]:
     """The address of a fresh MariaDB database with the product's schema, dropped after the test."""
     name = stores.new_mariadb_database(mariadb_server, is_migrated=True)
-    yield mariadb_server.url(name)
-    _stop_embedded_workers(name)
-    mariadb_server.drop_database(name)
+    yield from _lent(mariadb_server, name)
 
 
 @pytest.fixture
 def empty_mariadb_url(stores: Stores, mariadb_server: MariaDB) -> Iterator[str]:
     """The address of a fresh MariaDB database with nothing in it, dropped after the test."""
     name = stores.new_mariadb_database(mariadb_server, is_migrated=False)
-    yield mariadb_server.url(name)
-    _stop_embedded_workers(name)
-    mariadb_server.drop_database(name)
+    yield from _lent(mariadb_server, name)
 
 
 @pytest.fixture
@@ -220,6 +212,12 @@ def disposable_mariadb(stores: Stores) -> Iterator[MariaDB]:
     server = stores.disposable_mariadb(_mariadb_programs())
     yield server
     server.discard()
+
+
+def _lent(server: Postgres | MariaDB, database: str) -> Iterator[str]:
+    yield server.url(database)
+    _stop_embedded_workers(database)
+    server.drop_database(database)
 
 
 def _stop_embedded_workers(database: str) -> None:

@@ -177,8 +177,6 @@ class JobClient:
             return answer
 
     async def _insert_batch(self, rows: Sequence[NewJob]) -> Sequence[Inserted]:
-        import asyncpg
-
         from scalable_fastapi_system.jobs.engine import is_store_away
         from scalable_fastapi_system.jobs.store.postgres_pool import create_pool, insert_rows
 
@@ -189,7 +187,7 @@ class JobClient:
             inserted = await insert_rows(self._pool, rows)
             if self._uses_notify:
                 await self._pool.execute("SELECT pg_notify('sfs_jobs', '')")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except Exception as error:
             if is_store_away(error):
                 raise ServiceUnavailableException("The database cannot be reached at the moment") from error
             raise

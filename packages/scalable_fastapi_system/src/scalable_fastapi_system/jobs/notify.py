@@ -17,6 +17,7 @@ _log = structlog.get_logger("jobs.notify")
 CHANNEL = "sfs_jobs"
 _CHECK_SECONDS = 10.0
 _RECONNECT_SECONDS = 1.0
+_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 async def listen(database: DatabaseManager, wake: Callable[[], None]) -> None:
@@ -29,7 +30,7 @@ async def listen(database: DatabaseManager, wake: Callable[[], None]) -> None:
             connection = await asyncpg.connect(
                 asyncpg_dsn(database.url), timeout=database.settings.database.connect_timeout_seconds
             )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _AWAY as error:
             _log.debug("cannot listen", reason=type(error).__name__)
             await asyncio.sleep(_RECONNECT_SECONDS)
             continue
@@ -39,7 +40,7 @@ async def listen(database: DatabaseManager, wake: Callable[[], None]) -> None:
             while True:
                 await asyncio.sleep(_CHECK_SECONDS)
                 await connection.execute("SELECT 1", timeout=5)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except _AWAY:
             await asyncio.sleep(_RECONNECT_SECONDS)
         finally:
             with suppress(Exception):
