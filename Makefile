@@ -115,6 +115,7 @@ check: $(SETUP) ## Check format, lint, types, imports, dashboards, reference pag
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict $(SOURCES)
+	@echo "importing every test" && found=$$($(BIN)/pytest --collect-only -qq tests 2>&1) || { echo "$$found"; exit 1; }
 	$(BIN)/lint-imports
 	$(BIN)/python grafana/generate --check
 	$(BIN)/python -m hack.reference.settings --check

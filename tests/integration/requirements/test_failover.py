@@ -14,8 +14,9 @@ import asyncpg
 import psycopg
 import pytest
 from scalable_fastapi_system.infra.database import DatabaseManager, Write
+from scalable_fastapi_system.infra.database.connecting import close_pool
 from scalable_fastapi_system.infra.settings import Settings
-from scalable_fastapi_system.jobs.store.postgres_pool import close_pool, create_pool
+from scalable_fastapi_system.jobs.store.postgres_pool import create_pool
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 from sqlalchemy import Column, Integer, MetaData, Table, bindparam, insert
 
