@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import time
 
 import pytest
@@ -250,6 +251,39 @@ async def test_a_caller_that_is_cancelled_amid_a_statement_keeps_no_lock(databas
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert await names(database) == ["after"]
+
+
+@pytest.mark.only_on("sqlite", reason="only SQLite's connections have threads")
+@pytest.mark.parametrize("cancels", [1, 2])
+async def test_of_a_cancelled_caller_no_thread_and_no_task_is_left_to_a_closing_loop(
+    make_settings, database_section, cancels
+):
+    threads_before = set(threading.enumerate())
+
+    async def serve():
+        manager = DatabaseManager(make_settings(database=database_section))
+        await manager.start()
+        caller = asyncio.create_task(ask(manager))
+        await asyncio.sleep(0.05)
+        for _ in range(cancels):
+            caller.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait([caller])
+        assert caller.cancelled()
+        await manager.stop()
+        return {
+            thread.name for thread in set(threading.enumerate()) - threads_before if "worker" in thread.name
+        }
+
+    async def ask(manager):
+        async with manager.transaction() as session:
+            await session.execute(text(A_SECOND_LONG["sqlite"]))
+
+    def serve_in_a_loop_of_its_own():
+        return asyncio.run(serve())  # cancels what is left, and waits for it
+
+    async with asyncio.timeout(30):
+        assert await asyncio.to_thread(serve_in_a_loop_of_its_own) == set()
 
 
 @pytest.mark.only_on(

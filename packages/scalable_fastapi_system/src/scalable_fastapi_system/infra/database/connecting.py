@@ -6,14 +6,12 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import NullPool
 
 from scalable_fastapi_system.infra.database.pool import AsyncNullPool, LingeringPool
+from scalable_fastapi_system.infra.database.sqlite import SQLITE_BUSY_SECONDS
 from scalable_fastapi_system.infra.settings import DatabaseSettings
 
-# A writer waits so long for the one lock there is, which a loaded machine may need.
-SQLITE_BUSY_SECONDS = 20.0
 # The server ends a statement that takes too long, and the connection lives; one that stands still ends nothing.
 _MYSQL_GRACE_SECONDS = 1.0
 
@@ -96,13 +94,6 @@ def asyncpg_arguments(settings: DatabaseSettings) -> dict[str, Any]:
     return arguments
 
 
-def prepare_sqlite(engine: Engine) -> None:
-    """Sets up each connection, makes a savepoint part of a transaction, and ends that of a connection that is thrown away."""
-    event.listen(engine, "connect", _configure_sqlite)
-    event.listen(engine, "invalidate", _end_sqlite_transaction)
-    event.listen(engine, "savepoint", _begin_before_savepoint)
-
-
 async def prepare_asyncpg(connection: Any) -> None:
     """JSON as plain values on a connection of asyncpg's own pool."""
     import orjson
@@ -147,38 +138,3 @@ def _mysql_limits(seconds: float) -> str:
 
 def _no_name() -> str:
     return ""
-
-
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={round(SQLITE_BUSY_SECONDS * 1000)}")
-    cursor.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for one another
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _end_sqlite_transaction(connection: Any, _record: Any, _error: BaseException | None) -> None:
-    """Rolls back what a cancelled caller leaves behind amid a statement, in the driver's thread and before it closes.
-
-    SQLite keeps a closed connection, and its lock on the file, for as long as somebody has the statement: here the
-    caller's traceback, until Python's collector comes by.
-    """
-    driver = getattr(connection, "driver_connection", connection)
-    queue = getattr(driver, "_tx", None)  # of aiosqlite's thread; SQLAlchemy, too, puts things there
-    if queue is None:
-        driver.rollback()
-    elif driver._connection is not None:
-        driver._connection.interrupt()
-        queue.put_nowait((None, driver._connection.rollback))  # nobody is told of its end
-
-
-def _begin_before_savepoint(connection: Connection, _name: str | None) -> None:
-    """Python's driver begins before a write and not before a SAVEPOINT, whose RELEASE would then be a commit.
-
-    IMMEDIATE: what has read inside a transaction before it asks for the lock is refused at once where another wrote
-    since, however long it would have waited.
-    """
-    driver: Any = connection.connection.driver_connection
-    if not driver.in_transaction:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -33,13 +33,13 @@ from scalable_fastapi_system.infra.database.connecting import (
     engine_options,
     keep_session,
     prepare_asyncpg,
-    prepare_sqlite,
 )
 from scalable_fastapi_system.infra.database.liveness import check_before_use
 from scalable_fastapi_system.infra.database.observe import watch_statements
 from scalable_fastapi_system.infra.database.outage import as_unavailable, is_read_only, is_unavailable
 from scalable_fastapi_system.infra.database.pool import LingeringPool
 from scalable_fastapi_system.infra.database.replica import Replica, begin_read_only
+from scalable_fastapi_system.infra.database.sqlite import SqliteConnections
 from scalable_fastapi_system.infra.database.urls import async_url, asyncpg_dsn, backend_of, sync_url
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
@@ -81,6 +81,7 @@ class DatabaseManager:
         # What every session carries in its `info`, for layers above that find their own things by a session.
         self.session_info: dict[str, Any] = {}
         self._asyncpg_pool: Any = None  # the home loop's
+        self._sqlite = SqliteConnections()
         if settings.is_ephemeral:
             # A file and not :memory:, because sync and async sessions, threads and loops must see one database.
             folder = tempfile.mkdtemp(prefix="scalable-fastapi-system-")
@@ -144,7 +145,7 @@ class DatabaseManager:
     def _prepare_engine(self, engine: Engine) -> None:
         watch_statements(engine, slow_seconds=self.settings.database.slow_query_seconds)
         if self.backend == "sqlite":
-            prepare_sqlite(engine)
+            self._sqlite.prepare(engine)
 
     # -- sessions -----------------------------------------------------------------------------------
 
@@ -293,6 +294,7 @@ class DatabaseManager:
             engine: AsyncEngine | None = self.__dict__.pop(name, None)
             if engine is not None:
                 await engine.dispose()
+        await self._sqlite.wait_ended()
         pool, self._asyncpg_pool = self._asyncpg_pool, None
         if pool is not None and asyncio.get_running_loop() is self._home_loop:
             await close_pool(pool)
