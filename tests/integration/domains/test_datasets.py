@@ -126,11 +126,12 @@ async def test_a_ready_report_is_read_from_the_cache(system: System) -> None:
             counted.reset(token)
         return [statement for statement in count.statements if "datasets" in statement]
 
-    # What was read between the job's commit and the deletion that follows it is rightly not kept.
+    # What was read between the job's commit and the deletion that follows it is rightly not kept, and may be served until then.
+    from_cache = 0
     async with asyncio.timeout(30):
-        while await read():
+        while from_cache < 20:
+            from_cache = 0 if await read() else from_cache + 1
             await asyncio.sleep(0.01)
-    assert await read() == []
 
 
 async def test_many_readers_of_an_unfinished_dataset_all_get_it(quiet: System) -> None:

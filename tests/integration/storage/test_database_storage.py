@@ -67,15 +67,16 @@ async def test_neither_a_slow_writer_nor_a_slow_reader_holds_a_connection(
     database = make_database(database_section)
     await database.start()
     storage = DatabaseStorage(database.settings, database)
-    goes_on = asyncio.Event()
+    waits, goes_on = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
         yield LARGE
+        waits.set()
         await goes_on.wait()
         yield LARGE
 
     upload = asyncio.create_task(storage.put("slow", slow()))
-    await asyncio.sleep(0.5)
+    await waits.wait()
     async with asyncio.timeout(30):  # a connection that is held is held until the upload goes on
         while database.pool_status()["checked_out"]:
             await asyncio.sleep(0.05)
@@ -138,15 +139,16 @@ async def test_what_a_crashed_writer_left_is_collected_by_its_age(
 async def test_a_writer_that_was_given_up_stops_when_it_wakes(
     storage: FileStorage, database: DatabaseManager, clock: MovedClock
 ) -> None:
-    goes_on = asyncio.Event()
+    sleeps, goes_on = asyncio.Event(), asyncio.Event()
 
     async def sleeping() -> AsyncIterator[bytes]:
         yield LARGE
+        sleeps.set()  # who asks for more has written all but the last chunks of what it got
         await goes_on.wait()
         yield LARGE
 
     upload = asyncio.create_task(storage.put("a", sleeping()))
-    await asyncio.sleep(0.3)
+    await sleeps.wait()
     clock.ahead = timedelta(hours=2)
     assert await storage.delete_incomplete(older_than_seconds=3600) == 1
     goes_on.set()
