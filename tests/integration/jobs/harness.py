@@ -52,7 +52,7 @@ class Lab:
         task = self._tasks.pop(worker)
         worker.request_stop()
         async with asyncio.timeout(40):
-            await task
+            await asyncio.shield(task)  # which would take the time-out's cancel for the end of its drain
 
     async def kill_worker(self, worker: DurableWorker) -> None:
         """As SIGKILL would: nothing is written or handed back from here on."""

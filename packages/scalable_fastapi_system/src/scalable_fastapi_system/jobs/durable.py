@@ -157,6 +157,7 @@ class DurableWorker(Worker):
         self._kinds = registry.kinds()
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._is_drained = asyncio.Event()
         self._may_have_strays = False
         self._suspects = 0
         self._last_suspects = 0
@@ -201,8 +202,8 @@ class DurableWorker(Worker):
         )  # fmt: skip
         while True:
             if not self.allow_pick_jobs:
-                await self._stopping.wait()
-                await asyncio.Event().wait()  # until the drain is over and cancels this task
+                await self._is_drained.wait()
+                return
             try:
                 await self._poll_iteration()
             except Exception as error:  # noqa: BLE001 - a worker goes on whatever happens
@@ -454,8 +455,9 @@ class DurableWorker(Worker):
             async with asyncio.timeout(self.engine.settings.drain_seconds):
                 await self._sleep_until_tasks_complete()
         await self._hand_back()
+        self._is_drained.set()
         if self.main_task is not None:
-            self.main_task.cancel()
+            self.main_task.cancel()  # a wait for jobs; where the cancel is lost (see infra/ending.py), it ends by itself
         if self.on_stop:
             self.on_stop(signum)
 
