@@ -222,6 +222,7 @@ class Generator:
                     "answers": len(seconds),
                     "per_second": self.tally.finished[name, status] / self._plan.seconds,
                     "p50_ms": percentile(seconds, 50) * 1e3,
+                    "p95_ms": percentile(seconds, 95) * 1e3,
                     "p99_ms": percentile(seconds, 99) * 1e3,
                     "most_ms": max(seconds) * 1e3,
                 }
