@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.jobs.registry import JobRegistry
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class EmbeddedWorker:
         try:
             await worker.serve()
         finally:
-            watcher.cancel()
+            await end_tasks([watcher])
             with self._lock:
                 self._loop = self._worker = None
 
