@@ -10,6 +10,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped] # its package has no types
 from scalable_fastapi_system.infra.settings import load_settings
 from scalable_fastapi_system.web.acceptor import MOST_AT_ONCE, Acceptor
+from scalable_fastapi_system.web.file_table import grow_file_table
 from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
@@ -24,6 +25,7 @@ class AcceptingServer(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, on sockets that are open already."""
         await super().startup(sockets)
+        grow_file_table()
         protocol: Any = self.config.http_protocol_class
 
         def make_taken() -> Any:

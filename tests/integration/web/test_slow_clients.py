@@ -10,8 +10,11 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from hack.dev.ports import HOST
@@ -81,6 +84,18 @@ def problem(raw: bytes) -> dict[str, object]:
     assert parsed["request_id"]
     assert parsed["request_id"] in head.decode()
     return parsed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the size of a process's table of files")
+def test_there_is_room_for_connections_before_they_come(api: ServiceProcess) -> None:
+    sizes = [
+        int(line.split()[1])
+        for child in psutil.Process(api.child.pid).children()
+        for line in Path(f"/proc/{child.pid}/status").read_text().splitlines()
+        if line.startswith("FDSize")
+    ]
+    assert sizes
+    assert min(sizes) >= 1024
 
 
 async def test_a_connection_that_says_nothing_is_closed(api: ServiceProcess) -> None:
