@@ -7,6 +7,7 @@ import socket
 import sys
 from typing import Any
 
+import anyio.lowlevel
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped] # its package has no types
 from scalable_fastapi_system.infra.settings import load_settings
 from scalable_fastapi_system.web.acceptor import MOST_AT_ONCE, Acceptor
@@ -26,6 +27,7 @@ class AcceptingServer(Server):
         """As uvicorn's, on sockets that are open already."""
         await super().startup(sockets)
         grow_file_table()
+        await anyio.lowlevel.checkpoint()  # loads what the first file, or the first plain function, would wait for
         protocol: Any = self.config.http_protocol_class
 
         def make_taken() -> Any:
