@@ -27,9 +27,8 @@ class AcceptingServer(Server):
         """As uvicorn's, on sockets that are open already."""
         await super().startup(sockets)
         grow_file_table()
-        await (
-            anyio.lowlevel.checkpoint()
-        )  # loads what the first file, or the first plain function, would wait for
+        # Loads anyio's asyncio half, for which the first file or the first plain function would wait.
+        await anyio.lowlevel.checkpoint()
         protocol: Any = self.config.http_protocol_class
 
         def make_taken() -> Any:
