@@ -24,10 +24,11 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / ".ci").mkdir()
     shutil.copy(REPOSITORY / ".ci" / "run", tmp_path / ".ci" / "run")
     (tmp_path / "Makefile").write_text(MAKEFILE)
-    packages = tmp_path / "hack" / "ci" / "debian-packages"  # a stand-in: nothing is to be installed here
-    packages.parent.mkdir(parents=True)
-    packages.write_text('#!/bin/sh\necho "packages with CI=$CI"\necho "1 passed in 0.01s"\n')
-    packages.chmod(0o755)
+    (tmp_path / "hack" / "ci").mkdir(parents=True)
+    for phase, name in (("packages", "debian-packages"), ("tools", "tools")):  # nothing is to be installed here
+        script = tmp_path / "hack" / "ci" / name
+        script.write_text(f'#!/bin/sh\necho "{phase} with CI=$CI"\necho "1 passed in 0.01s"\n')
+        script.chmod(0o755)
     return tmp_path
 
 
@@ -49,7 +50,7 @@ def test_it_runs_every_phase_without_input_and_sums_up(checkout: Path) -> None:
     assert result.returncode == 0, result.stdout
     is_root = os.geteuid() == 0
     packages = ["packages"] if is_root and shutil.which("apt-get") else []
-    phases = ["setup", "check", *packages, "test", *(["e2e"] if is_root else [])]
+    phases = ["setup", "check", *packages, "tools", "test", *(["e2e"] if is_root else [])]
     for phase in phases:
         assert f"{phase} with CI=true" in result.stdout
     summary = result.stdout.partition("=== summary")[2]
