@@ -40,9 +40,10 @@ async def test_keys_rotate_under_load_with_no_wrong_401(
         account = await api.account()
         statuses: list[int] = []
         kids: set[str] = set()
+        holds: dict[int, str] = {}  # by client, the key of its token
         is_over = asyncio.Event()
 
-        async def client(caller: Account) -> None:
+        async def client(number: int, caller: Account) -> None:
             while not is_over.is_set():
                 refreshed = await caller.refresh()
                 statuses.append(refreshed.status_code)
@@ -50,18 +51,22 @@ async def test_keys_rotate_under_load_with_no_wrong_401(
                 header = jwt.decode(
                     caller.tokens["access_token"], KeySet([one, two, three]), algorithms=["ES256"]
                 ).header
-                kids.add(str(header["kid"]))
+                holds[number] = str(header["kid"])
+                kids.add(holds[number])
                 for _ in range(5):
                     api.identity.authenticator._known.clear()  # verified anew, as by a replica just started
                     statuses.append((await caller.call("GET", "/users/me")).status_code)
 
         clients = [
-            asyncio.ensure_future(client(Account(api, "ada", (await api.again("ada")).tokens)))
-            for _ in range(4)
+            asyncio.ensure_future(client(number, Account(api, "ada", (await api.again("ada")).tokens)))
+            for number in range(4)
         ]
         for keys in ((one, two), (two, one), (two, three), (three, two)):
             await asyncio.sleep(0.4)
             write(file, *keys)
+            async with asyncio.timeout(30):  # a key goes when nobody has a token of it
+                while list(holds.values()) != [keys[0].kid] * 4:
+                    await asyncio.sleep(0.01)
         await asyncio.sleep(0.4)
         is_over.set()
         await asyncio.gather(*clients)
