@@ -132,6 +132,7 @@ async def test_a_ready_report_is_read_from_the_cache(system: System) -> None:
         while from_cache < 20:
             from_cache = 0 if await read() else from_cache + 1
             await asyncio.sleep(0.01)
+    assert await read() == []
 
 
 async def test_many_readers_of_an_unfinished_dataset_all_get_it(quiet: System) -> None:

@@ -16,6 +16,7 @@ from scalable_fastapi_system.jobs import (
     enqueue,
     job,
 )
+from scalable_fastapi_system.jobs.durable import DurableWorker
 from scalable_fastapi_system.kit.errors import NotFoundException, ValidationException
 
 from tests.integration.jobs.conftest import ALL_LABS, WAKING_LABS
@@ -191,6 +192,26 @@ async def test_a_drained_worker_hands_its_job_to_another(any_lab: Lab, registry:
     assert (ended.state, ended.result, ended.attempt) == (JobState.SUCCEEDED, 0, 2)
 
 
+def hold_claims(
+    worker: DurableWorker, monkeypatch: pytest.MonkeyPatch, *, loses_cancel: bool
+) -> asyncio.Event:
+    """Holds back the answer to each claim that got jobs until it is cancelled; told by the event. `loses_cancel`: and gives it then."""
+    is_claimed = asyncio.Event()
+    for name in ("claim", "claim_next"):
+        claim = getattr(worker.engine.store, name)
+
+        async def claim_and_wait(*args: Any, claim: Any = claim, **options: Any) -> Any:
+            answer = await claim(*args, **options)
+            if getattr(answer, "claims", answer):
+                is_claimed.set()
+                with contextlib.suppress(*([asyncio.CancelledError] if loses_cancel else [])):
+                    await asyncio.Event().wait()
+            return answer
+
+        monkeypatch.setattr(worker.engine.store, name, claim_and_wait)
+    return is_claimed
+
+
 async def test_a_claim_whose_answer_a_drain_cuts_off_is_given_back_at_once(
     any_lab: Lab, registry: JobRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,18 +220,7 @@ async def test_a_claim_whose_answer_a_drain_cuts_off_is_given_back_at_once(
         return ctx.attempt
 
     first = await any_lab.start_worker()
-    is_claimed = asyncio.Event()
-    for name in ("claim", "claim_next"):
-        claim = getattr(first.engine.store, name)
-
-        async def claim_and_hang(*args: Any, claim: Any = claim, **options: Any) -> Any:
-            answer = await claim(*args, **options)
-            if getattr(answer, "claims", answer):
-                is_claimed.set()
-                await asyncio.Event().wait()
-            return answer
-
-        monkeypatch.setattr(first.engine.store, name, claim_and_hang)
+    is_claimed = hold_claims(first, monkeypatch, loses_cancel=False)
     handle = await any_lab.client.enqueue_now(cut_off)
     await asyncio.wait_for(is_claimed.wait(), 20)
     assert await any_lab.state(handle.id) is JobState.RUNNING
@@ -231,19 +241,7 @@ async def test_a_drain_whose_cancel_the_driver_loses_ends_all_the_same(
     async def late(ctx: JobContext) -> None: ...
 
     worker = await any_lab.start_worker()
-    is_claimed = asyncio.Event()
-    for name in ("claim", "claim_next"):
-        claim = getattr(worker.engine.store, name)
-
-        async def claim_and_lose(*args: Any, claim: Any = claim, **options: Any) -> Any:
-            answer = await claim(*args, **options)
-            if getattr(answer, "claims", answer):
-                is_claimed.set()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.Event().wait()
-            return answer
-
-        monkeypatch.setattr(worker.engine.store, name, claim_and_lose)
+    is_claimed = hold_claims(worker, monkeypatch, loses_cancel=True)
     handle = await any_lab.client.enqueue_now(late)
     await asyncio.wait_for(is_claimed.wait(), 20)
     await any_lab.stop_worker(worker)

@@ -25,10 +25,8 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copy(REPOSITORY / ".ci" / "run", tmp_path / ".ci" / "run")
     (tmp_path / "Makefile").write_text(MAKEFILE)
     (tmp_path / "hack" / "ci").mkdir(parents=True)
-    for phase, name in (
-        ("packages", "debian-packages"),
-        ("tools", "tools"),
-    ):  # nothing is to be installed here
+    for phase, name in (("packages", "debian-packages"), ("tools", "tools")):
+        # A stand-in: nothing is to be installed here.
         script = tmp_path / "hack" / "ci" / name
         script.write_text(f'#!/bin/sh\necho "{phase} with CI=$CI"\necho "1 passed in 0.01s"\n')
         script.chmod(0o755)

@@ -31,7 +31,10 @@ class SqliteConnections:
         event.listen(engine, "savepoint", _begin_before_savepoint)
 
     async def wait_ended(self, *, timeout_seconds: float = 1.0) -> None:
-        """Waits for the threads of connections that were told to end: what they still tell a loop, it hears before it closes."""
+        """Waits for the connections' threads: what they still tell a loop, it hears before it closes.
+
+        For those of connections that somebody still has it waits in vain, and not longer than this.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 for thread in list(self._threads):
@@ -63,7 +66,9 @@ def _end(connection: Any, _record: Any, _error: BaseException | None) -> None:
         sqlite, driver._connection = driver._connection, None
         sqlite.interrupt()
         for work in (sqlite.rollback, sqlite.close, driver.stop):
-            queue.put_nowait((None, work))  # nobody is told of its end
+            queue.put_nowait(
+                (None, work)
+            )  # nobody is told of its end: in that thread `stop` finds no loop to tell
         # What SQLAlchemy calls next. aiosqlite's, cancelled in its turn, would wait for ever for a thread that has ended.
         driver.close = partial(_wait_ended, driver._thread)
 
