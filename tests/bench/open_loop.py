@@ -42,12 +42,16 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to send to which port; what is sent in the warm-up is not counted."""
+    """What to send to which port; what is sent in the warm-up is not counted.
+
+    tells_each: the report has each good answer, too: when it was asked for (`time.perf_counter`), and its seconds.
+    """
 
     port: int
     flows: list[Flow]
     seconds: float
     warm_up_seconds: float = 1.0
+    tells_each: bool = False
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -55,9 +59,7 @@ class Plan:
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Plan:
         """Raises ValueError for more than the bounds of this module."""
-        plan = cls(
-            raw["port"], [Flow(**flow) for flow in raw["flows"]], raw["seconds"], raw["warm_up_seconds"]
-        )
+        plan = cls(**{**raw, "flows": [Flow(**flow) for flow in raw["flows"]]})
         if plan.seconds > MAX_SECONDS or sum(flow.per_second for flow in plan.flows) > MAX_PER_SECOND:
             raise ValueError("the load is bounded")
         return plan
@@ -87,6 +89,7 @@ class Tally:
     finished: Counter[tuple[str, int]] = field(default_factory=Counter)  # within the measured time
     broken: Counter[str] = field(default_factory=Counter)  # connections that ended before their answer
     unsent: int = 0  # for want of connections
+    good: list[tuple[float, float]] = field(default_factory=list)  # when asked for, seconds; if told to
 
 
 class Generator:
@@ -191,6 +194,8 @@ class Generator:
         key = (connection.flow.name, connection.status)
         if connection.is_counted:
             self.tally.seconds[key].append(now - connection.sent_at)
+            if self._plan.tells_each and 200 <= connection.status < 300:
+                self.tally.good.append((connection.sent_at, now - connection.sent_at))
         if self._measured[0] <= now < self._measured[1]:
             self.tally.finished[key] += 1
         connection.is_busy = False
@@ -241,6 +246,8 @@ class Generator:
             "late_p99_ms": percentile(self.tally.late, 99) * 1e3,
             "unsent": self.tally.unsent,
             "most_connections": self.most_connections,
+            "measured": self._measured,
+            "good": self.tally.good,
         }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from hack.dev.errors import DevError
 from hack.dev.layout import REPOSITORY
-from tests.bench import load, open_loop, overload_report, sections, stalled
+from tests.bench import bystanders, load, open_loop, overload_report, sections, stalled
 from tests.bench.machine import OTHER_CORE, Clock, check_machine
 from tests.bench.overload_report import Flood, Stall
 from tests.bench.servers import Platform
@@ -33,6 +33,9 @@ OPENING_SECONDS = 1.0
 # Of the loads' own processes, which keep the stores' core busy while they start: not measured.
 STARTING_SECONDS = 1.5
 STALL_SECONDS = 12.0  # the opening, the ten seconds that are asked, and a little more
+WATCH_SECONDS = (
+    STARTING_SECONDS + STALL_SECONDS + 1.0
+)  # its own start is over when the first request that counts is sent
 HEALTHY_SHARE = 0.3  # of the most that the process answers
 PROBES_PER_SECOND = 10.0
 CONNECTIONS = (16, 32, 64, 128)
@@ -86,18 +89,28 @@ class Bench:
         told: dict[bool, dict[str, Any]] = {}
         ends: dict[str, Any] = {}
         roots = [self._server.child.pid, *self._stores.pids]
+        watch = bystanders.Plan(bystanders.find(roots), WATCH_SECONDS)
         clock, began = Clock.read(roots), time.monotonic()
         for is_with in (False, True) if is_first_without else (True, False):
+            watching = _start("tests.bench.bystanders", watch.as_json())
             plan = stalled.Plan(self._server.port, STALLED, OPENING_SECONDS, STARTING_SECONDS)
             stalling = _start("tests.bench.stalled", plan.as_json()) if is_with else None
-            told[is_with] = self._send(flows, STALL_SECONDS, STARTING_SECONDS)
+            sent = self._send(flows, STALL_SECONDS, STARTING_SECONDS, tells_each=True)
+            told[is_with] = _with_undisturbed(sent, _finish(watching))
             if stalling is not None:
                 ends = _finish(stalling)
         foreign = Clock.read(roots).foreign_percent(clock, time.monotonic() - began)
         return Stall(per_second, told[False], told[True], ends, foreign)
 
-    def _send(self, flows: list[open_loop.Flow], seconds: float, warm_up_seconds: float) -> dict[str, Any]:
-        plan = open_loop.Plan(self._server.port, flows, seconds, warm_up_seconds)
+    def _send(
+        self,
+        flows: list[open_loop.Flow],
+        seconds: float,
+        warm_up_seconds: float,
+        *,
+        tells_each: bool = False,
+    ) -> dict[str, Any]:
+        plan = open_loop.Plan(self._server.port, flows, seconds, warm_up_seconds, tells_each)
         return _finish(_start("tests.bench.open_loop", plan.as_json()))
 
 
@@ -118,6 +131,21 @@ def _probes() -> list[open_loop.Flow]:
         )
         for name in overload_report.PROBES
     ]
+
+
+def _with_undisturbed(sent: dict[str, Any], watched: dict[str, Any]) -> dict[str, Any]:
+    """The generator's report, with the figures of those requests that no other program fell into in place of each answer."""
+    first, last = sent["measured"]
+    if watched["began"] > first or watched["ended"] < last:
+        raise DevError("other programs were not watched from the first request to the last")
+    answers = sent.pop("good")
+    kept = bystanders.undisturbed(answers, watched["runs"])
+    sent["undisturbed"] = {
+        "share": len(kept) / max(1, len(answers)),
+        "p95_ms": open_loop.percentile(kept, 95) * 1e3,
+        "p99_ms": open_loop.percentile(kept, 99) * 1e3,
+    }
+    return sent
 
 
 def _start(module: str, plan: str) -> subprocess.Popen[str]:

@@ -76,7 +76,10 @@ class Flood:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """One round without and with stalled sockets. ends: the report of `tests.bench.stalled`."""
+    """One round without and with stalled sockets. ends: the report of `tests.bench.stalled`.
+
+    The figures are those of requests that no other program of the machine fell into (`bystanders.py`), but for `all_p99s_ms`.
+    """
 
     per_second: float
     without: dict[str, Any]
@@ -85,21 +88,29 @@ class Stall:
     foreign_percent: float
 
     @property
-    def p99_without_ms(self) -> float:
-        return _figure(self.without, "p99_ms")
-
-    @property
-    def p99_beside_ms(self) -> float:
-        return _figure(self.beside, "p99_ms")
+    def p99s_ms(self) -> tuple[float, float]:
+        """Without and beside them."""
+        return self.without["undisturbed"]["p99_ms"], self.beside["undisturbed"]["p99_ms"]
 
     @property
     def p95s_ms(self) -> tuple[float, float]:
-        """Without and beside them: where something else stops a core for a hundredth of the time, p99 is that."""
-        return _figure(self.without, "p95_ms"), _figure(self.beside, "p95_ms")
+        """Without and beside them."""
+        return self.without["undisturbed"]["p95_ms"], self.beside["undisturbed"]["p95_ms"]
+
+    @property
+    def all_p99s_ms(self) -> tuple[float, float]:
+        """Without and beside them, other programs or not."""
+        return _p99_ms(self.without), _p99_ms(self.beside)
+
+    @property
+    def undisturbed_share(self) -> float:
+        """The lesser of both turns'."""
+        return float(min(self.without["undisturbed"]["share"], self.beside["undisturbed"]["share"]))
 
     @property
     def ratio(self) -> float:
-        return self.p99_beside_ms / self.p99_without_ms
+        without, beside = self.p99s_ms
+        return beside / without
 
     @property
     def most_seconds(self) -> float:
@@ -119,8 +130,8 @@ class Stall:
         )
 
 
-def _figure(told: dict[str, Any], name: str) -> float:
-    figure: float = told["flows"]["work"]["statuses"]["200"][name]
+def _p99_ms(told: dict[str, Any]) -> float:
+    figure: float = told["flows"]["work"]["statuses"]["200"]["p99_ms"]
     return figure
 
 
@@ -134,10 +145,10 @@ def line(turn: Flood | Stall) -> str:
             f"{turn.told['most_connections']} connections, server {turn.cpu_percent:.0f} %, others {turn.foreign_percent:.0f} %"
         )
     return (
-        f"stalled: last ended after {turn.most_seconds:.2f} s {turn.ends['most_seconds']}, p99 {turn.p99_without_ms:.2f} ms "
-        f"without and {turn.p99_beside_ms:.2f} ms beside them ({turn.ratio:.2f}×), p95 {turn.p95s_ms[0]:.2f} and "
-        f"{turn.p95s_ms[1]:.2f} ms, {turn.bad} bad, {turn.per_second:.0f}/s, "
-        f"others {turn.foreign_percent:.0f} %"
+        f"stalled: last ended after {turn.most_seconds:.2f} s, p99 {turn.p99s_ms[0]:.2f} ms without and "
+        f"{turn.p99s_ms[1]:.2f} ms beside them ({turn.ratio:.2f}×), p95 {turn.p95s_ms[0]:.2f} and {turn.p95s_ms[1]:.2f} ms, "
+        f"of the {turn.undisturbed_share:.0%} without another program; p99 of all {turn.all_p99s_ms[0]:.2f} and "
+        f"{turn.all_p99s_ms[1]:.2f} ms, {turn.bad} bad, {turn.per_second:.0f}/s, others {turn.foreign_percent:.0f} %"
     )
 
 
@@ -156,9 +167,13 @@ def _lines(floods: Sequence[Flood], stalls: Sequence[Stall]) -> list[_Line]:
     if stalls:
         most = max(turn.most_seconds for turn in stalls)
         ratio = median(turn.ratio for turn in stalls)
-        without, beside, p95_without, p95_beside = (
-            median(values)
-            for values in zip(*((t.p99_without_ms, t.p99_beside_ms, *t.p95s_ms) for t in stalls), strict=True)
+        p99s, p95s, all_p99s = (
+            _pair([figures(turn) for turn in stalls])
+            for figures in (
+                lambda turn: turn.p99s_ms,
+                lambda turn: turn.p95s_ms,
+                lambda turn: turn.all_p99s_ms,
+            )
         )
         lines.append(
             _Line(
@@ -172,7 +187,7 @@ def _lines(floods: Sequence[Flood], stalls: Sequence[Stall]) -> list[_Line]:
             _Line(
                 f"p99 of {stalls[-1].per_second:.0f} healthy requests/s beside them",
                 "under +20 %",
-                f"{ratio - 1:+.0%} ({beside:.1f} ms; {without:.1f} without); p95 {p95_beside:.1f} ms; {p95_without:.1f} without",
+                f"{ratio - 1:+.0%} ({p99s}); p95 {p95s}; p99 with what other programs delayed {all_p99s}",
                 ratio < MOST_SLOWDOWN and not any(turn.bad for turn in stalls),
             )
         )
@@ -208,6 +223,11 @@ def _lines(floods: Sequence[Flood], stalls: Sequence[Stall]) -> list[_Line]:
     return lines
 
 
+def _pair(figures: Sequence[tuple[float, float]]) -> str:
+    without, beside = (median(values) for values in zip(*figures, strict=True))
+    return f"{beside:.1f} ms beside them, {without:.1f} without"
+
+
 def _middle(turns: Sequence[Flood]) -> Callable[[Callable[[Flood], float]], float]:
     return lambda figure: median(figure(turn) for turn in turns)
 
@@ -227,11 +247,15 @@ def conditions(floods: Sequence[Flood], stalls: Sequence[Stall]) -> str:
     rounds = max(
         len(stalls), *(sum(turn.work.name == one.work.name for turn in floods) for one in floods or ()), 1
     )
-    return (
+    said = (
         f"Medians of {rounds} rounds. One process on a core of its own, the load and the stores on the other. Other programs "
         f"took at most {foreign:.0f} % of a core during a turn; the load left at most "
         f"{max((turn.told['late_p99_ms'] for turn in floods), default=0.0):.1f} ms late (p99)."
     )
+    if stalls:
+        share = min(turn.undisturbed_share for turn in stalls)
+        said += f" No other program ran during at least {share:.0%} of the healthy requests: their p95 and p99 are those."
+    return said
 
 
 def failures(floods: Sequence[Flood], stalls: Sequence[Stall]) -> list[str]:

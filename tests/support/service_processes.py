@@ -12,6 +12,7 @@ from pathlib import Path
 from hack.dev.layout import REPOSITORY
 from hack.dev.ports import HOST, find_free
 from hack.dev.processes import Child, wait_until
+from tests.support.measured import measured
 
 START_TIMEOUT_SECONDS = 120.0
 API = ("-m", "gunicorn", "-c", "services/api/gunicorn.conf.py", "services.api.main:app")
@@ -33,6 +34,7 @@ class ServiceProcess:
             log_path=folder / f"{name}-{self.port}.log",
             cwd=REPOSITORY,
             environment={
+                **measured(),
                 "PATH": "/usr/bin:/bin",
                 "PYTHONUNBUFFERED": "1",
                 "ENVIRONMENT": "test",

@@ -29,6 +29,7 @@ from hack.dev.redis_server import Redis
 from hack.dev.unprivileged import run_as_for
 from tests.support.mariadb import MariaDB, Programs
 from tests.support.mariadb import end_leftover as end_leftover_mariadb
+from tests.support.measured import measured
 from tests.support.pgbouncer import PgBouncer
 
 FOLDER_VARIABLE = "SFS_TEST_STORES"
@@ -277,6 +278,7 @@ def migrate(database_url: str) -> None:
     environment = {
         # and what leads a copy of the repository to its own packages
         **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
+        **measured(),
         "ENVIRONMENT": "test",
         "DATABASE__DATABASE_URL": database_url,
     }

@@ -23,7 +23,9 @@ def _flood(work: Work, *, good: float, refused_p99_ms: float = 20.0) -> Flood:
 
 def _stall(p99_beside_ms: float) -> Stall:
     def told(p99_ms: float) -> dict[str, Any]:
-        return {"flows": {"work": {"statuses": {"200": _status(300, p99_ms)}, "unanswered": 0}}}
+        undisturbed = {"share": 0.97, "p95_ms": p99_ms / 2, "p99_ms": p99_ms}
+        flows = {"work": {"statuses": {"200": _status(300, 2 * p99_ms)}, "unanswered": 0}}
+        return {"flows": flows, "undisturbed": undisturbed}
 
     ends = {"opened": 500, "never_ended": 0, "most_seconds": {"silent": 9.0}}
     return Stall(300.0, told(10.0), told(p99_beside_ms), ends, 0.0)
@@ -47,7 +49,12 @@ def test_what_is_not_reached_is_named() -> None:
 
     assert len(overload_report.failures(floods, [_stall(11.0)])) == 2
     assert len(overload_report.failures([], [_stall(13.0)])) == 1
-    assert "+30% (13.0 ms; 10.0 without); p95 6.5 ms; 5.0 without" in overload_report.table(
-        [], [_stall(13.0)]
-    )
+    assert (
+        "+30% (13.0 ms beside them, 10.0 without); p95 6.5 ms beside them, 5.0 without; "
+        "p99 with what other programs delayed 26.0 ms beside them, 20.0 without"
+    ) in overload_report.table([], [_stall(13.0)])
     assert overload_report.failures([_flood(READ, good=900)], [_stall(11.0)]) == []
+
+
+def test_the_share_that_met_no_other_program_is_told() -> None:
+    assert "at least 97% of the healthy requests" in overload_report.conditions([], [_stall(11.0)])
