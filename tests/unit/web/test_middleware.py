@@ -483,32 +483,78 @@ async def test_a_static_path_declared_after_a_parameter_is_still_its_own():
 class ServersCycle:
     """One request as a server keeps it: its scope, and the `send` that the application is given."""
 
-    def __init__(self, path):
+    def __init__(self, path, method="GET", headers=(), messages=()):
         self.status = 0
         self.scope = {
-            "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
-            "headers": [(b"host", b"test")], "http_version": "1.1", "scheme": "http", "root_path": "",
+            "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
+            "headers": [(b"host", b"test"), *headers], "http_version": "1.1", "scheme": "http", "root_path": "",
             "server": ("test", 80), "client": ("203.0.113.9", 4000), "extensions": {},
         }  # fmt: skip
+        self._messages = list(messages) or [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive(self):
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return self._messages.pop(0) if self._messages else {"type": "http.disconnect"}
 
     async def send(self, message):
         self.status = message.get("status", self.status)
 
 
-@pytest.mark.parametrize(("path", "status"), [("/things/5", 200), ("/missing", 404), ("/nowhere", 404)])
-async def test_a_request_that_has_ended_is_freed_without_the_collector(path, status):
+JSON_OF_1000 = [(b"content-type", b"application/json"), (b"content-length", b"1000")]
+CORS = {"cors_origins": ["https://app.example"]}
+
+
+def broken_off(path):
+    """A request whose client leaves when part of its body has come."""
+    begun = [{"type": "http.request", "body": b"{", "more_body": True}]
+    return ServersCycle(path, "POST", [*JSON_OF_1000, (b"origin", b"https://app.example")], begun)
+
+
+@pytest.mark.parametrize("path", ["/things", "/raw"])
+@pytest.mark.parametrize("security", [{}, CORS])
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure_of_ours(path, security):
+    registry = CollectorRegistry()
+    app = make_app(Settings(_env_file=None, security=security), metrics=MetricsManager(registry))
+    cycle = broken_off(path)
+
+    with structlog.testing.capture_logs() as logs:
+        await app(cycle.scope, cycle.receive, cycle.send)
+
+    (line,) = logs
+    assert (line["event"], line["log_level"], line["status"]) == ("request", "info", 499)
+    labels = {"method": "POST", "status": "4xx", "handler": path}
+    assert registry.get_sample_value("http_requests_total", labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("make_cycle", "status"),
+    [
+        (lambda: ServersCycle("/things/5"), 200),
+        (lambda: ServersCycle("/missing"), 404),
+        (lambda: ServersCycle("/nowhere"), 404),
+        (lambda: ServersCycle("/things/five"), 422),
+        (lambda: ServersCycle("/broken"), 500),
+        (lambda: ServersCycle("/slow"), 503),
+        (lambda: ServersCycle("/raw", "POST", [(b"content-length", b"100000000")]), 413),
+        (
+            lambda: ServersCycle("/things", "POST", JSON_OF_1000, [{"type": "http.request", "body": b"{"}]),
+            422,
+        ),
+        (lambda: broken_off("/things"), 499),
+        (lambda: broken_off("/raw"), 499),
+    ],
+)
+async def test_a_request_that_has_ended_is_freed_without_the_collector(make_cycle, status):
     app = make_app()
     gc.collect()
     gc.disable()
     try:
-        cycle = ServersCycle(path)
-        await app(cycle.scope, cycle.receive, cycle.send)
+        cycle = make_cycle()
+        with structlog.testing.capture_logs():
+            await app(cycle.scope, cycle.receive, cycle.send)
         assert cycle.status == status
         remembered = weakref.ref(cycle)
         del cycle
+        await asyncio.sleep(0)  # what the loop was about to tell of it
         assert remembered() is None
     finally:
         gc.enable()

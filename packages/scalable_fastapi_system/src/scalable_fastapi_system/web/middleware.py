@@ -21,7 +21,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scalable_fastapi_system.infra.error_tracking import report_error
@@ -39,7 +39,7 @@ from scalable_fastapi_system.web.refusals import Refusals, no_room
 from scalable_fastapi_system.web.room import Room
 from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
-from scalable_fastapi_system.web.slow_body import PATIENCE_SHARE, bounded_body
+from scalable_fastapi_system.web.slow_body import CLIENT_CLOSED, PATIENCE_SHARE, bounded_body
 from scalable_fastapi_system.web.waiting_line import WaitingLine
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ _NO_STORE = (b"cache-control", b"no-store")
 _NO_TRACE: dict[str, str] = {}
 _COMPRESS_FROM_BYTES = 1000
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_CLIENT_CLOSED = 499  # nginx's number for a client that left before its answer
 
 
 class Admission(Protocol):
@@ -155,8 +154,11 @@ class PlatformMiddleware:
             target: ASGIApp = self._cors if self._cors is not None and exchange.has_origin else self._admit
             await target(scope, receive, exchange.send)
         except asyncio.CancelledError:
-            exchange.status = exchange.status or _CLIENT_CLOSED
+            exchange.status = exchange.status or CLIENT_CLOSED
             raise
+        except ClientDisconnect:
+            # It left before its body was whole: nobody is there to answer, and nothing of ours has failed.
+            exchange.status = exchange.status or CLIENT_CLOSED
         except Exception as error:  # noqa: BLE001 - the last stop: everything becomes an answer here
             await self._answer_error(exchange, scope, receive, error)
         finally:
@@ -279,6 +281,8 @@ class PlatformMiddleware:
 
     def _finish(self, exchange: _Exchange, scope: Scope) -> None:
         seconds = time.perf_counter() - exchange.started
+        if exchange.has_left and exchange.failure is None:
+            exchange.status = CLIENT_CLOSED  # whatever the endpoint made of it
         status = exchange.status or 500
         facts = exchange.facts
         if self._metrics is not None and exchange.is_refused:
@@ -353,6 +357,7 @@ class _Exchange:
         "facts",
         "failure",
         "has_body",
+        "has_left",
         "has_origin",
         "host",
         "idempotency_key",
@@ -391,6 +396,7 @@ class _Exchange:
         self.must_close = False
         self.is_stream = False
         self.failure: Exception | None = None  # what nobody handled
+        self.has_left = False
         self.extra_headers: list[tuple[bytes, bytes]] = []
         inbound_id = ""
         for name, value in scope["headers"]:
@@ -468,3 +474,4 @@ class _Exchange:
         """The request has ended. Its scope holds this and, by the server's `send`, itself: three thousand such rings a second
         had Python's collector stop the process for up to 60 ms at a time, looking for them."""
         self._send = _send_too_late
+        self.failure = None  # whose traceback leads to all that the request held

@@ -130,6 +130,8 @@ async def _on_api_exception(request: Request, error: Exception) -> Response:
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
     problems = validation_problems(error.errors())
+    # FastAPI raises it from a variable of its own: through the traceback it holds itself and the whole request.
+    error.__traceback__ = error.__cause__ = error.__context__ = None
     return _response(request, status=422, message="Validation failed", problems=problems)
 
 
