@@ -107,6 +107,19 @@ async def test_a_request_starts_the_count_anew_and_an_idle_connection_is_left_al
     assert looks_until_cut_off(protocol) == 0
 
 
+async def test_a_connection_that_was_reset_leaves_no_timer_behind(protocol: GuardedHttpProtocol) -> None:
+    protocol.data_received(REQUEST)
+    while not protocol.cycle.response_complete:
+        await asyncio.sleep(0)
+    idle = protocol.timeout_keep_alive_task
+    assert idle is not None
+
+    protocol.connection_lost(ConnectionResetError())
+
+    assert idle.cancelled()
+    assert protocol.timeout_keep_alive_task is None
+
+
 async def test_bytes_that_are_no_request_do_not_keep_a_connection(protocol: GuardedHttpProtocol) -> None:
     protocol.data_received(REQUEST)
     while not protocol.cycle.response_complete:

@@ -28,13 +28,12 @@ import socket
 import struct
 from typing import Any
 
-import structlog
-from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.ids import new_request_id
 from scalable_fastapi_system.web.acceptor import Acceptor
+from scalable_fastapi_system.web.cut_offs import ANSWER, HEAD, REST, CutOffs
 from scalable_fastapi_system.web.envelope import to_json
 from scalable_fastapi_system.web.problems import MEDIA_TYPE, problem_body
 from scalable_fastapi_system.web.refusals import Refusals
@@ -46,15 +45,6 @@ LOOKS = 4
 LEAVE_SECONDS = 5.0
 LAST_READ_SECONDS = 0.1
 _DISCARD = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time at all: the connection is reset
-HEAD, ANSWER, REST = "head", "answer", "rest"
-_log = structlog.get_logger("api.connection")
-_cut_off = Counter(
-    "http_connections_cut_off_total",
-    "Connections ended because the client was too slow, by what was waited for.",
-    ["waiting_for"],
-)
-for _name in (HEAD, ANSWER, REST):
-    _cut_off.labels(_name)
 
 
 def http_protocol(settings: Settings) -> type[GuardedHttpProtocol]:
@@ -69,6 +59,7 @@ def http_protocol(settings: Settings) -> type[GuardedHttpProtocol]:
     ]
     seconds_between_looks = api.slow_client_seconds * PATIENCE_SHARE / LOOKS
     limits = {
+        "cut_offs": CutOffs(),
         "seconds_between_looks": seconds_between_looks,
         "bytes_between_looks": api.slow_client_bytes_per_second * seconds_between_looks,
         "max_head_bytes": api.max_head_bytes,
@@ -82,6 +73,7 @@ def http_protocol(settings: Settings) -> type[GuardedHttpProtocol]:
 class GuardedHttpProtocol(HttpToolsProtocol):
     """One connection; see the module. Made ready by `http_protocol`."""
 
+    cut_offs: CutOffs
     seconds_between_looks: float
     bytes_between_looks: float
     max_head_bytes: int
@@ -116,6 +108,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._end_looks()
         self._held = None
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # which uvicorn leaves to run where the connection was reset
 
     def pause_writing(self) -> None:
         self._pause = object()
@@ -266,8 +259,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         return REST, cycle
 
     def _cut_off(self, kind: str) -> None:
-        _cut_off.labels(kind).inc()
-        _log.info("cut off a slow client", waiting_for=kind, client=self.client[0] if self.client else None)
+        self.cut_offs.note(kind, self.client[0] if self.client else None, self.loop)
         if kind == ANSWER:
             # A close would wait for the client to read the rest: here, and then the kernel with its buffers.
             connection = self.transport.get_extra_info("socket")
