@@ -94,7 +94,8 @@ class Bench:
         for is_with in (False, True) if is_first_without else (True, False):
             watching = _start("tests.bench.bystanders", watch.as_json())
             plan = stalled.Plan(self._server.port, STALLED, OPENING_SECONDS, STARTING_SECONDS)
-            stalling = _start("tests.bench.stalled", plan.as_json()) if is_with else None
+            # They are other machines': here they get what the stores and the steady requests leave of their core.
+            stalling = _start("tests.bench.stalled", plan.as_json(), is_last=True) if is_with else None
             sent = self._send(flows, STALL_SECONDS, STARTING_SECONDS, tells_each=True)
             told[is_with] = _with_undisturbed(sent, _finish(watching))
             if stalling is not None:
@@ -148,9 +149,11 @@ def _with_undisturbed(sent: dict[str, Any], watched: dict[str, Any]) -> dict[str
     return sent
 
 
-def _start(module: str, plan: str) -> subprocess.Popen[str]:
+def _start(module: str, plan: str, *, is_last: bool = False) -> subprocess.Popen[str]:
+    """is_last: it runs only while no other program of its core would."""
+    order = ["chrt", "--idle", "0"] if is_last else []
     started = subprocess.Popen(
-        ["taskset", "-c", str(OTHER_CORE), sys.executable, "-m", module],
+        [*order, "taskset", "-c", str(OTHER_CORE), sys.executable, "-m", module],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
