@@ -184,7 +184,7 @@ def main() -> int:
     )
     parser.add_argument("--works", default=",".join(WORKS), help="comma-separated")
     parser.add_argument("--only", choices=("slow", "load"), help="one of the two measurements")
-    parser.add_argument("--write", action="store_true", help="writes the table into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="writes the tables into docs/performance.md")
     arguments = parser.parse_args()
     works = [WORKS[name] for name in arguments.works.split(",") if name in WORKS]
     try:
@@ -199,8 +199,10 @@ def main() -> int:
     print(text)
     if arguments.write:
         measured = sections.origin("bench-overload", load_before)
-        conditions = sections.paragraph(f"{measured} {overload_report.conditions(floods, stalls)}")
-        sections.write("overload", f"{conditions}\n\n{text}")
+        for name, of in (("slow-clients", ((), stalls)), ("overload", (floods, ()))):
+            if any(of):
+                conditions = sections.paragraph(f"{measured} {overload_report.conditions(*of)}")
+                sections.write(name, f"{conditions}\n\n{overload_report.table(*of)}")
     problems = overload_report.failures(floods, stalls)
     for problem in problems:
         print(f"not reached: {problem}", file=sys.stderr)

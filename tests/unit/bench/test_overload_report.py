@@ -41,7 +41,7 @@ def test_each_work_has_its_lines_over_all_rounds() -> None:
         work.title for work in (READ, LIST, CREATE)
     ]
     assert all("82%" in row and "✓" in row for row in rows)
-    assert "Medians of 3 rounds" in overload_report.conditions(floods, [])
+    assert "3 rounds: medians." in overload_report.conditions(floods, [])
 
 
 def test_what_is_not_reached_is_named() -> None:
@@ -50,7 +50,7 @@ def test_what_is_not_reached_is_named() -> None:
     assert len(overload_report.failures(floods, [_stall(11.0)])) == 2
     assert len(overload_report.failures([], [_stall(13.0)])) == 1
     assert (
-        "+30% (13.0 ms beside them, 10.0 without); p95 6.5 ms beside them, 5.0 without; "
+        "+30%, half of the rounds from +30% to +30% (13.0 ms beside them, 10.0 without); p95 6.5 ms beside them, 5.0 without; "
         "p99 with what other programs delayed 26.0 ms beside them, 20.0 without"
     ) in overload_report.table([], [_stall(13.0)])
     assert overload_report.failures([_flood(READ, good=900)], [_stall(11.0)]) == []
@@ -58,3 +58,9 @@ def test_what_is_not_reached_is_named() -> None:
 
 def test_the_share_that_met_no_other_program_is_told() -> None:
     assert "at least 97% of the healthy requests" in overload_report.conditions([], [_stall(11.0)])
+
+
+def test_a_ratio_is_the_median_with_the_quartiles() -> None:
+    table = overload_report.table([], [_stall(p99) for p99 in (2.0, 9.0, 11.0, 12.0, 40.0)])
+
+    assert "+10%, half of the rounds from -10% to +20% " in table
