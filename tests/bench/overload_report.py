@@ -256,11 +256,6 @@ def conditions(floods: Sequence[Flood], stalls: Sequence[Stall]) -> str:
     rounds = max(
         len(stalls), *(sum(turn.work.name == one.work.name for turn in floods) for one in floods or ()), 1
     )
-    means = (
-        "medians"
-        if not stalls
-        else "medians; the ratio of the p99s is their geometric mean ± its standard error"
-    )
     said = (
         f"{rounds} rounds: medians. One process on a core of its own, the load and the stores on the other. Other programs "
         f"took at most {foreign:.0f} % of a core during a turn."
