@@ -48,12 +48,13 @@ class ServiceProcess:
     def start(self, *, until: str = "/health/ready") -> None:
         """Starts it and waits until this path answers 200; an AssertionError with its log if it does not."""
         self.child.start()
-        wait_until(
+        answered = wait_until(
             lambda: self.status(until) == 200 or not self.child.is_running,
             timeout_seconds=START_TIMEOUT_SECONDS,
         )
         assert self.child.is_running, self.log()[-4000:]
-        assert self.status(until) == 200, self.log()[-4000:]
+        # Not asked again: of several processes of one service another might answer, which is not ready yet.
+        assert answered, self.log()[-4000:]
 
     def kill(self) -> None:
         """Ends it at once, with its children."""
