@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-_VARIABLE = (
-    "COVERAGE_PROCESS_CONFIG"  # coverage's own, which it sets for the processes that a measured one starts
-)
+# Coverage's own, which it sets for the processes that a measured one starts.
+_VARIABLE = "COVERAGE_PROCESS_CONFIG"
 
 
 def measured() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Tells of clients that were cut off: each one in the metric, the log a line at once and then one a second.
 
-Five hundred at a time are what an attack looks like: a line for each would fill the log, and half of what ending them costs
-would be writing it.
+Five hundred at a time are what an attack looks like: a line for each would fill the log, and a third of what ending them costs
+was writing it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ class CutOffs:
     """One process's, for one loop at a time."""
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = (
-            None  # that of the line to come; None where none is to come
-        )
+        # Of the line to come; None where none is to come.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._kinds: Tally[str] = Tally()
         self._clients: dict[str, None] = {}
 
