@@ -21,14 +21,15 @@ def _flood(work: Work, *, good: float, refused_p99_ms: float = 20.0) -> Flood:
     return Flood(work, 1000.0, {"flows": flows, "unsent": 0, "late_p99_ms": 1.0}, 0.0, 99.0)
 
 
-def _stall(p99_beside_ms: float) -> Stall:
-    def told(p99_ms: float) -> dict[str, Any]:
+def _stall(p99_beside_ms: float, *, refused_without: int = 0, refused_beside: int = 0) -> Stall:
+    def told(p99_ms: float, refused: int) -> dict[str, Any]:
         undisturbed = {"share": 0.97, "p95_ms": p99_ms / 2, "p99_ms": p99_ms}
-        flows = {"work": {"statuses": {"200": _status(300, 2 * p99_ms)}, "unanswered": 0}}
+        statuses = {"200": _status(300, 2 * p99_ms), "503": _status(refused, 1.0)}
+        flows = {"work": {"statuses": statuses, "unanswered": 0}}
         return {"flows": flows, "undisturbed": undisturbed}
 
     ends = {"opened": 500, "never_ended": 0, "most_seconds": {"silent": 9.0}}
-    return Stall(300.0, told(10.0), told(p99_beside_ms), ends, 0.0)
+    return Stall(300.0, told(10.0, refused_without), told(p99_beside_ms, refused_beside), ends, 0.0)
 
 
 def test_each_work_has_its_lines_over_all_rounds() -> None:
@@ -64,3 +65,11 @@ def test_a_ratio_is_the_median_with_the_quartiles() -> None:
     table = overload_report.table([], [_stall(p99) for p99 in (2.0, 9.0, 11.0, 12.0, 40.0)])
 
     assert "+10%, half of the rounds from -10% to +20% " in table
+
+
+def test_only_those_refused_beside_the_stalled_sockets_speak_against_them() -> None:
+    without, beside = [_stall(11.0, refused_without=55)], [_stall(11.0, refused_beside=3)]
+
+    assert "not answered by 200: 0 beside them, 55 without" in overload_report.table([], without)
+    assert overload_report.failures([], without) == []
+    assert len(overload_report.failures([], beside)) == 1
