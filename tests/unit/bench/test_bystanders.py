@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -58,5 +59,7 @@ def test_a_program_that_runs_is_found_and_seen_running_and_ours_is_not_looked_at
             os.kill(pid, 9)
 
     runs = bystanders.disturbances(seen["runs"])
-    assert 2 <= len(runs) <= 8
+    # On a loaded machine one turn of it is several runs: what lies apart as its pauses do is counted.
+    pauses = sum(later[0] - earlier[0] > 0.1 for earlier, later in itertools.pairwise(runs))
+    assert 1 <= pauses <= 6
     assert all(seen["began"] - 0.1 < start < end for start, end in runs)

@@ -1,5 +1,6 @@
 """Ids sort by time and request ids are judged strictly."""
 
+import os
 import uuid
 
 import pytest
@@ -37,3 +38,23 @@ def test_a_strange_request_id_is_refused(value):
 @given(st.from_regex(r"\A[A-Za-z0-9_-]{1,64}\Z"))
 def test_letters_digits_underscores_and_dashes_are_taken_over(value):
     assert is_request_id(value)
+
+
+def test_request_ids_do_not_repeat():
+    assert len({new_request_id() for _ in range(10_000)}) == 10_000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_two_processes_do_not_give_out_the_same_request_ids():
+    new_request_id()  # some are made and wait
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, new_request_id().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    with os.fdopen(reading, "rb") as told:
+        os.close(writing)
+        of_the_child = told.read().decode()
+    assert is_request_id(of_the_child)
+    assert of_the_child not in {new_request_id() for _ in range(300)}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import time
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -180,18 +183,35 @@ async def wait(protocol: GuardedHttpProtocol) -> None:
             await asyncio.sleep(0.001)
 
 
+async def until_answered(protocol: GuardedHttpProtocol) -> None:
+    """By the application."""
+    async with asyncio.timeout(30):
+        while protocol.cycle is None or not protocol.cycle.response_complete:
+            await asyncio.sleep(0)
+    assert b"HTTP/1.1 200" in protocol.transport.written
+
+
 @pytest.fixture
 def full(protocol: GuardedHttpProtocol) -> GuardedHttpProtocol:
     fill(protocol)
     return protocol
 
 
+@pytest.fixture
+async def exhausted(full: GuardedHttpProtocol) -> GuardedHttpProtocol:
+    """In a full process that has refused as many as it may until the next turn."""
+    line = full._line
+    assert line is not None
+    line._plan_turn()
+    assert line._left == 0
+    return full
+
+
 async def test_a_full_process_refuses_and_the_connection_is_idle_again(full: GuardedHttpProtocol) -> None:
     for number in range(1, 4):
         full.data_received(REQUEST)
-        assert looks_until_cut_off(full) == 0  # it waits for us, and not for its client
-        await wait(full)
         assert full.transport.written == b"refused" * number
+        assert looks_until_cut_off(full) == 0
     assert full.cycle is None
     assert full.timeout_keep_alive_task is not None
     assert looks_until_cut_off(full) == 0
@@ -204,7 +224,6 @@ async def test_a_refusal_begins_the_idle_time_anew(full: GuardedHttpProtocol) ->
     full.data_received(REQUEST)
     await asyncio.sleep(0.25)
     full.data_received(REQUEST)
-    await wait(full)
     await asyncio.sleep(0.25)
     assert not full.transport.is_closing()
     async with asyncio.timeout(30):
@@ -220,17 +239,81 @@ async def test_what_comes_in_the_middle_of_something_is_not_refused_by_its_bytes
     assert full.transport.written == b""
 
 
-async def test_a_client_that_does_not_read_gets_no_refusal_on_top(full: GuardedHttpProtocol) -> None:
-    full.data_received(REQUEST)
-    await wait(full)
-    full.data_received(REQUEST)
-    full.pause_writing()
-    await wait(full)
+async def test_one_refusal_too_many_waits_for_the_next_turn(exhausted: GuardedHttpProtocol) -> None:
+    exhausted.data_received(REQUEST)
+    assert exhausted.transport.written == b""
+    assert looks_until_cut_off(exhausted) == 0  # it waits for us, and not for its client
+    await wait(exhausted)
+    assert exhausted.transport.written == b"refused"
+
+
+@pytest.mark.parametrize("room_bytes", [0, 3, 7])
+async def test_a_refusal_goes_straight_to_the_socket_and_what_does_not_fit_to_the_transport(
+    full: GuardedHttpProtocol, monkeypatch: pytest.MonkeyPatch, room_bytes: int
+) -> None:
+    ours, theirs = socket.socketpair()
+    write = os.write
+
+    def write_some(descriptor: int, data: bytes) -> int:
+        if not room_bytes:
+            raise BlockingIOError
+        return write(descriptor, data[:room_bytes])
+
+    with ours, theirs:
+        theirs.setblocking(False)
+        facts = {"sslcontext": None, "socket": ours}
+        full.transport.get_extra_info = facts.get
+        monkeypatch.setattr("os.write", write_some)
+        full.data_received(REQUEST)
+        assert full.transport.written == b"refused"[room_bytes:]
+        if room_bytes:
+            assert theirs.recv(100) == b"refused"[:room_bytes]
+
+
+async def test_a_refusal_does_not_overtake_what_the_transport_has_not_sent(
+    full: GuardedHttpProtocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        facts = {"sslcontext": None, "socket": ours}
+        full.transport.get_extra_info = facts.get
+        full.transport.unsent = 1
+        full.data_received(REQUEST)
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
     assert full.transport.written == b"refused"
-    full.resume_writing()  # its request was left to the application, whose answer waits for it
-    while not full.cycle.response_complete:
+
+
+async def test_nothing_is_written_on_a_connection_that_closes(exhausted: GuardedHttpProtocol) -> None:
+    exhausted.data_received(REQUEST)
+    exhausted.transport.close()
+    await wait(exhausted)
+    assert exhausted.transport.written == b""
+
+
+async def test_the_wait_for_room_is_part_of_the_request_s_time(exhausted: GuardedHttpProtocol) -> None:
+    began = time.perf_counter()
+    exhausted.data_received(REQUEST)
+    ended = time.perf_counter()
+    exhausted._line.room.is_full = False  # type: ignore[union-attr, misc]
+    await wait(exhausted)
+    assert began <= exhausted.cycle.scope["state"]["came_at"] <= ended
+    while not exhausted.cycle.response_complete:
         await asyncio.sleep(0)
-    assert b"HTTP/1.1 200" in full.transport.written
+    exhausted.data_received(REQUEST)
+    assert "came_at" not in exhausted.cycle.scope["state"]
+
+
+async def test_a_client_that_does_not_read_gets_no_refusal_on_top(exhausted: GuardedHttpProtocol) -> None:
+    exhausted.data_received(REQUEST)
+    exhausted.pause_writing()
+    await wait(exhausted)
+    assert exhausted.transport.written == b""
+    exhausted.resume_writing()  # its request was left to the application, whose answer waits for it
+    while not exhausted.cycle.response_complete:
+        await asyncio.sleep(0)
+    assert b"HTTP/1.1 200" in exhausted.transport.written
 
 
 async def test_between_two_requests_it_refuses_too(protocol: GuardedHttpProtocol) -> None:
@@ -241,33 +324,37 @@ async def test_between_two_requests_it_refuses_too(protocol: GuardedHttpProtocol
         await asyncio.sleep(0)
     assert b"refused" not in protocol.transport.written  # the first was at work
     protocol.data_received(REQUEST)
-    await wait(protocol)
     assert protocol.transport.written.endswith(b"refused")
 
 
-async def test_what_waited_is_served_where_there_is_room_by_then(full: GuardedHttpProtocol) -> None:
-    full.data_received(REQUEST)
-    full._line.room.is_full = False  # type: ignore[union-attr, misc]
-    await wait(full)
-    while full.cycle is None or not full.cycle.response_complete:
-        await asyncio.sleep(0)
-    assert b"HTTP/1.1 200" in full.transport.written
+async def test_what_waited_is_served_where_there_is_room_by_then(exhausted: GuardedHttpProtocol) -> None:
+    exhausted.data_received(REQUEST)
+    exhausted._line.room.is_full = False  # type: ignore[union-attr, misc]
+    await wait(exhausted)
+    await until_answered(exhausted)
 
 
-async def test_what_comes_in_pieces_while_it_waits_is_put_together(full: GuardedHttpProtocol) -> None:
+async def test_what_comes_in_pieces_while_it_waits_is_put_together(exhausted: GuardedHttpProtocol) -> None:
+    exhausted.data_received(REQUEST[:-2])
+    assert exhausted.is_held
+    exhausted.data_received(REQUEST[-2:])
+    assert not exhausted.is_held
+    await until_answered(exhausted)
+
+
+async def test_what_comes_in_pieces_is_left_to_the_parser(full: GuardedHttpProtocol) -> None:
     full.data_received(REQUEST[:-2])
-    assert full.is_held
-    full.data_received(REQUEST[-2:])
     assert not full.is_held
-    while full.cycle is None or not full.cycle.response_complete:
-        await asyncio.sleep(0)
-    assert b"HTTP/1.1 200" in full.transport.written
+    full.data_received(REQUEST[-2:])
+    await until_answered(full)
 
 
-async def test_the_idle_time_does_not_end_a_connection_that_waits_for_room(full: GuardedHttpProtocol) -> None:
-    full.data_received(REQUEST)
-    full.timeout_keep_alive_handler()
-    assert not full.transport.is_closing()
+async def test_the_idle_time_does_not_end_a_connection_that_waits_for_room(
+    exhausted: GuardedHttpProtocol,
+) -> None:
+    exhausted.data_received(REQUEST)
+    exhausted.timeout_keep_alive_handler()
+    assert not exhausted.transport.is_closing()
 
 
 async def test_an_endless_head_is_a_431(protocol: GuardedHttpProtocol) -> None:

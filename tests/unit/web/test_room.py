@@ -36,8 +36,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_busy_process_has_room_for_what_it_ends_within_its_queue_time(clock: Clock) -> None:
     room = Room(MOST, 1)
     for _ in range(6):
-        clock.pass_by(room, INTERVAL_SECONDS, busy_share=1.0, ended=300)
-    assert room.limit == pytest.approx(300 / INTERVAL_SECONDS * QUEUE_SECONDS, abs=1)
+        clock.pass_by(room, INTERVAL_SECONDS, busy_share=1.0, ended=600)
+    assert room.limit == pytest.approx(600 / INTERVAL_SECONDS * QUEUE_SECONDS, abs=1)
     for _ in range(6):
         clock.pass_by(room, INTERVAL_SECONDS, busy_share=1.0, ended=2)
     assert room.limit == LEAST

@@ -15,7 +15,7 @@ A process that leaves lets no request meet a closing connection: an idle one is 
 `Connection: close`, or for `leave_seconds` at most. uvicorn closes it at once, and what is then under way is reset.
 What arrived within that time is read before the end, also where the process was too busy to read it sooner.
 
-While the process is full, requests wait a moment for room (`waiting_line.py`); what is then plainly one whole request is refused
+While the process is full, requests are refused or wait for room (`waiting_line.py`); what is plainly one whole request is refused
 before it is parsed (`refusals.py`).
 
 A request that breaks HTTP, or has a head of more than `API__MAX_HEAD_BYTES`, gets the error body that all failures get.
@@ -24,8 +24,11 @@ A request that breaks HTTP, or has a head of more than `API__MAX_HEAD_BYTES`, ge
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 import struct
+import time
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -39,11 +42,12 @@ from scalable_fastapi_system.web.problems import MEDIA_TYPE, problem_body
 from scalable_fastapi_system.web.refusals import Refusals
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
 from scalable_fastapi_system.web.slow_body import PATIENCE_SHARE
-from scalable_fastapi_system.web.waiting_line import WaitingLine
+from scalable_fastapi_system.web.waiting_line import BY_BYTES, PARSED, WaitingLine
 
 LOOKS = 4
 LEAVE_SECONDS = 5.0
 LAST_READ_SECONDS = 0.1
+_NOT_OURS = -1  # the descriptor of a connection that is encrypted
 _DISCARD = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time at all: the connection is reset
 
 
@@ -91,6 +95,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._is_leaving = False
         self._held: bytes | None = None  # what waits for room
+        self._held_at: float | None = None  # since when, by time.perf_counter
+        self._descriptor: int | None = (
+            None  # the socket's; the transport's alone from the moment that it closes
+        )
         self._refused_at = float("-inf")  # for want of room, by the loop's clock
         # What the platform's middleware left for us. None for another application, or behind one that wraps ours.
         state = getattr(self.config.loaded_app, "state", None)
@@ -119,7 +127,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if held is not None:  # there is more of it: the parser tells what it is
             self._held = None
             data = held + data
-        elif line is not None and line.room.is_full and self._wait_for_room(line, data):
+        elif line is not None and line.room.is_full and self._is_turned_away(line, data):
             return
         self._read(data)
 
@@ -141,6 +149,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        if self._held_at is not None:
+            self.scope["state"]["came_at"] = self._held_at  # the wait is the client's time too
+            self._held_at = None
         if self._is_leaving and self.cycle is not None:
             self.cycle.keep_alive = False
 
@@ -181,33 +192,48 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if data is not None:
             self._read(data)
 
-    def refuse_held(self, refusals: Refusals) -> bool:
+    def refuse_held(self, refusals: Refusals) -> int:
         """There is none: answers by the bytes. Where they leave a doubt the request goes on to the middleware, which refuses."""
         data, self._held = self._held, None
-        if data is None:
-            return True
+        if data is None or self.transport.is_closing():
+            return 0
         answer = None
         # One that does not read its answers is held up by the next one's, which waits for it.
         if not self.flow.write_paused and not self._is_leaving:
             answer = refusals.refuse(data, self.server_state.default_headers)
         if answer is None:
             self._read(data)
-            return False
-        self.transport.write(answer)
+            return PARSED
+        self._held_at = None
+        self._write_now(answer)
         # The idle time begins anew: by a mark, because ending a timer and making another costs as much as the rest.
         self._refused_at = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._wait_for_next(self.timeout_keep_alive)
-        return True
+        return BY_BYTES
 
     # -- inside ---------------------------------------------------------------------------------------------
+
+    def _write_now(self, data: bytes) -> None:
+        """Past the transport where nothing waits in it: uvloop's notes the bytes and comes back to them, when the connection
+        has left the processor's cache."""
+        transport = self.transport
+        if self._descriptor is None:
+            is_plain = transport.get_extra_info("sslcontext") is None
+            self._descriptor = transport.get_extra_info("socket").fileno() if is_plain else _NOT_OURS
+        written = 0
+        if self._descriptor != _NOT_OURS and not transport.get_write_buffer_size():
+            with contextlib.suppress(OSError):  # full, or gone: the transport finds out what to do
+                written = os.write(self._descriptor, data)
+        if written < len(data):
+            transport.write(data[written:])
 
     def _leave(self) -> None:
         # uvloop runs due timers before it reads: give it one more reading, for what came while it was busy
         self.loop.call_later(LAST_READ_SECONDS, super().shutdown)
 
-    def _wait_for_room(self, line: WaitingLine, data: bytes) -> bool:
-        """Whether the bytes, which come to a full process, wait. They have to begin a request on a connection that is idle."""
+    def _is_turned_away(self, line: WaitingLine, data: bytes) -> bool:
+        """Whether the bytes, which come to a full process, were refused or wait. They have to begin a request on an idle connection."""
         cycle, scope = self.cycle, self.scope
         is_between = (
             scope is None and self._head_bytes == 0
@@ -216,9 +242,11 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         )
         if not is_between or self.flow.write_paused or self._is_leaving or self.transport.is_closing():
             return False
-        if not line.take(self, data):
-            return False
         self._held = data
+        self._held_at = time.perf_counter()
+        if not line.take(self, data):
+            self._held = self._held_at = None
+            return False
         return True
 
     def _wait_for_next(self, seconds: float) -> None:

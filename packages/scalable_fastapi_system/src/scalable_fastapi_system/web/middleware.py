@@ -376,7 +376,9 @@ class _Exchange:
     )
 
     def __init__(self, owner: PlatformMiddleware, scope: Scope, send: Send) -> None:
-        self.started = time.perf_counter()
+        state = scope.setdefault("state", {})
+        # Where it waited for room, that is part of the time that it took.
+        self.started: float = state.get("came_at") or time.perf_counter()
         self._room = owner._room
         self._send = send
         self._headers = owner._headers
@@ -420,7 +422,6 @@ class _Exchange:
             elif name == b"origin":
                 self.has_origin = True
         self.request_id = inbound_id if inbound_id and is_request_id(inbound_id) else new_request_id()
-        state = scope.setdefault("state", {})
         state["request_id"] = self.request_id
         state["exchange"] = self
         self.span: RequestSpan | None = None

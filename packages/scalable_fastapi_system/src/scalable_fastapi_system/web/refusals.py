@@ -27,7 +27,9 @@ NO_ROOM = "The service is at its limit; try again shortly"
 RETRY_AFTER_SECONDS = 1
 _TELL_SECONDS = 1.0
 _MOST_LINES = 1024
+_PLAIN_BYTES = 256
 _MOST_KNOWN, _KNOWN_BYTES = 1024, 4096
+_OWN_ID_BYTES = 32
 _FIRST_LINE = re.compile(rb"(GET|POST|PUT|PATCH|DELETE) (/[!-$&->@-~]*)(?:\?[!-~]*)? HTTP/1\.1\r\n")
 # Headers that make a request more than its bytes tell, folded lines, and a connection that is to end.
 _DOUBTFUL = re.compile(
@@ -46,15 +48,25 @@ def no_room() -> ServiceUnavailableException:
 class _Refused:
     """What all refusals of one method and path have in common."""
 
-    __slots__ = ("after", "before", "count", "method", "template")
+    __slots__ = ("_after", "_before", "_middle", "count", "method", "template")
 
     def __init__(self, method: str, template: str, before: bytes, after: bytes) -> None:
         """before, after: the body's bytes around the request id."""
         self.method = method
         self.template = template
-        self.before = before
-        self.after = after
+        self._before = before
+        self._after = after
+        self._middle = self._between(_OWN_ID_BYTES)
         self.count = 0
+
+    def _between(self, id_bytes: int) -> bytes:
+        length = len(self._before) + id_bytes + len(self._after)
+        return b"\r\ncontent-length: %d\r\n\r\n%s" % (length, self._before)
+
+    def answer(self, first_lines: bytes, request_id: bytes) -> bytes:
+        """first_lines: up to the value of the last header but one, which is the request id."""
+        middle = self._middle if len(request_id) == _OWN_ID_BYTES else self._between(len(request_id))
+        return b"".join((first_lines, request_id, middle, request_id, self._after))
 
 
 class Refusals:
@@ -73,6 +85,7 @@ class Refusals:
         self._metrics = metrics
         # By first line. Emptied every second, when what was refused is counted and told.
         self._refused: dict[bytes, _Refused] = {}
+        self._plain_lines: set[bytes] = set()  # first lines that leave no doubt
         # By the whole of a request: who is refused asks again in the same words.
         self._known: dict[bytes, _Refused] = {}
         self._untold = 0
@@ -90,7 +103,15 @@ class Refusals:
     def may_refuse(self, data: bytes) -> bool:
         """Whether these bytes begin a request that a full process refuses: not a probe, and no strange first line."""
         line = data[: data.find(b"\r\n") + 2]
-        return line in self._refused or self._read(line) is not None
+        if line in self._plain_lines:
+            return True
+        if self._read(line) is None:
+            return False
+        if len(self._plain_lines) >= _MOST_LINES:
+            self._plain_lines.clear()
+        if len(line) <= _PLAIN_BYTES:
+            self._plain_lines.add(line)
+        return True
 
     def refuse(self, data: bytes, default_headers: list[tuple[bytes, bytes]]) -> bytes | None:
         """The answer to the request that these bytes are; None where that is not for this place to say."""
@@ -108,15 +129,11 @@ class Refusals:
         if default_headers is not self._default_headers:  # another list with each second, for its date
             self._default_headers = default_headers
             defaults = b"".join(b"%s: %s\r\n" % header for header in default_headers)
-            self._first_lines = b"HTTP/1.1 503 Service Unavailable\r\n" + defaults + self._headers
-        return b"%sx-request-id: %s\r\ncontent-length: %d\r\n\r\n%s%s%s" % (
-            self._first_lines,
-            request_id,
-            len(refused.before) + len(request_id) + len(refused.after),
-            refused.before,
-            request_id,
-            refused.after,
-        )
+            self._first_lines = b"HTTP/1.1 503 Service Unavailable\r\n%s%sx-request-id: " % (
+                defaults,
+                self._headers,
+            )
+        return refused.answer(self._first_lines, request_id)
 
     def _judge(self, data: bytes) -> tuple[_Refused, bytes] | None:
         """What refuses these bytes, and the request id that they bring, if any."""

@@ -1,8 +1,8 @@
 """How many requests are at work in this process, and whether there is room for one more.
 
 The room is as large as the settings say while the process has pauses. A process without a pause is as fast as it can be, and one
-request more at work makes none end sooner: it waits, and costs a connection, memory, and longer turns of the loop, in which
-nobody is refused either. So a busy process has room for what it ends within `QUEUE_SECONDS`, and for `LEAST` in any case.
+request more at work makes none end sooner: it waits, and costs a connection, memory, and room in the processor's caches, so that
+all become slower. So a busy process has room for what it ends within `QUEUE_SECONDS`, and for `LEAST` in any case.
 Requests that wait for a store or another service leave the process its pauses, however many they are, and so does a burst.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import time
 
-QUEUE_SECONDS = 0.03
-LEAST = 32
+QUEUE_SECONDS = 0.015
+LEAST = 48
 INTERVAL_SECONDS = 0.1
 BUSY_SHARE = 0.95
 
