@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 
 QUEUE_SECONDS = 0.015
-LEAST = 48
+LEAST = 64
 INTERVAL_SECONDS = 0.1
 BUSY_SHARE = 0.95
 
