@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from scalable_fastapi_system.identity import changes
 
 from hack.dev.redis_server import Redis
 from tests.integration.identity.conftest import Account, Api, start_api
@@ -62,11 +63,18 @@ async def test_disabled_user_is_refused_by_other_replicas_within_the_delay_witho
 
 
 async def test_disabled_user_is_refused_by_other_replicas_at_once_with_redis(
-    stack: AsyncExitStack, database_section: dict[str, Any], redis_url: str, make_settings: Callable[..., Any]
+    stack: AsyncExitStack,
+    database_section: dict[str, Any],
+    redis_url: str,
+    make_settings: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(
+        changes, "_PUBLISH_SECONDS", 10.0
+    )  # a pause of the machine is no outage of Redis here
     settings = make_settings(
         database=database_section,
-        redis={"redis_url": redis_url},
+        redis={"redis_url": redis_url, "command_timeout_seconds": 10.0},
         security={"revocation_delay_seconds": 60},
     )
     one, two = await replicas(stack, settings, count=2)

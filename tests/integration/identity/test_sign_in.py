@@ -11,6 +11,7 @@ from typing import Any
 import bcrypt
 import httpx
 import pytest
+from scalable_fastapi_system.identity import throttle
 
 from hack.dev.redis_server import Redis
 from tests.integration.identity.conftest import PASSWORD, Api, start_api
@@ -190,8 +191,10 @@ async def test_replicas_count_together_with_redis_and_alone_without(
     database_section: dict[str, Any],
     disposable_redis: Redis,
     make_settings: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
     is_redis_away: bool,
 ) -> None:
+    monkeypatch.setattr(throttle, "_CALL_SECONDS", 10.0)  # a pause of the machine is no outage of Redis here
     settings = make_settings(
         database=database_section,
         redis={"redis_url": disposable_redis.url()},

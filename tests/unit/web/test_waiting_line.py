@@ -1,4 +1,4 @@
-"""Who comes to a full process waits a moment for room, and refusals leave the process time to serve."""
+"""Who comes to a full process is refused at once or waits for its turn, and refusals leave the process time to serve."""
 
 from __future__ import annotations
 
