@@ -69,9 +69,8 @@ async def test_disabled_user_is_refused_by_other_replicas_at_once_with_redis(
     make_settings: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        changes, "_PUBLISH_SECONDS", 10.0
-    )  # a pause of the machine is no outage of Redis here
+    # A pause of the machine is no outage of Redis here.
+    monkeypatch.setattr(changes, "_PUBLISH_SECONDS", 10.0)
     settings = make_settings(
         database=database_section,
         redis={"redis_url": redis_url, "command_timeout_seconds": 10.0},

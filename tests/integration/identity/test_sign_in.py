@@ -175,17 +175,15 @@ async def test_user_gets_in_from_a_known_address_while_many_addresses_guess(api:
             return (await elsewhere.post("/auth/login", data=body)).status_code
 
     assert await status_from("198.51.100.7", PASSWORD) == 200
-    addresses = (f"192.0.{net}.{number}" for net in (2, 3) for number in range(250))
+    addresses = (f"192.0.2.{number}" for number in range(250))
     guesses = [await status_from(next(addresses), "wrong password") for _ in range(60)]
     assert guesses == [401] * 60
-    right_ones = []
-    for number in range(1, 4):  # one more a second is given: it may fall just between the two
-        while await status_from(next(addresses), "wrong password") != 429:
-            pass
-        right_ones.append(await status_from(f"203.0.113.{number}", PASSWORD))
-        if right_ones[-1] == 429:
-            break
-    assert right_ones[-1] == 429, "from a new address even the right one"
+    # One more a second is given: the clock stands still, so that none comes between two requests.
+    now = time.monotonic()
+    api.identity.throttle._store._monotonic = lambda: now  # type: ignore[attr-defined]
+    while await status_from(next(addresses), "wrong password") != 429:
+        pass
+    assert await status_from("203.0.113.1", PASSWORD) == 429, "from a new address even the right one"
     assert await status_from("198.51.100.7", PASSWORD) == 200, "from the known one without any cookie"
     assert await status_from("198.51.100.7", "wrong password") == 401, "and a wrong one is wrong there"
     assert await status_from("198.51.100.7", PASSWORD, "ada@example.com") == 200

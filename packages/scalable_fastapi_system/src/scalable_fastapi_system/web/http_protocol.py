@@ -96,9 +96,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._is_leaving = False
         self._held: bytes | None = None  # what waits for room
         self._held_at: float | None = None  # since when, by time.perf_counter
-        self._descriptor: int | None = (
-            None  # the socket's; the transport's alone from the moment that it closes
-        )
+        # The socket's; the transport's alone from the moment that it closes.
+        self._descriptor: int | None = None
         self._refused_at = float("-inf")  # for want of room, by the loop's clock
         # What the platform's middleware left for us. None for another application, or behind one that wraps ours.
         state = getattr(self.config.loaded_app, "state", None)
@@ -126,8 +125,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         held, line = self._held, self._line
         if held is not None:  # there is more of it: the parser tells what it is
             self._held = None
-            data = held + data
-        elif line is not None and line.room.is_full and self._is_turned_away(line, data):
+            self._read_held(held + data)
+            return
+        if line is not None and line.room.is_full and self._is_turned_away(line, data):
             return
         self._read(data)
 
@@ -151,7 +151,6 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._held_at is not None:
             self.scope["state"]["came_at"] = self._held_at  # the wait is the client's time too
-            self._held_at = None
         if self._is_leaving and self.cycle is not None:
             self.cycle.keep_alive = False
 
@@ -190,7 +189,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         """There is room."""
         data, self._held = self._held, None
         if data is not None:
-            self._read(data)
+            self._read_held(data)
 
     def refuse_held(self, refusals: Refusals) -> int:
         """There is none: answers by the bytes. Where they leave a doubt the request goes on to the middleware, which refuses."""
@@ -202,7 +201,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if not self.flow.write_paused and not self._is_leaving:
             answer = refusals.refuse(data, self.server_state.default_headers)
         if answer is None:
-            self._read(data)
+            self._read_held(data)
             return PARSED
         self._held_at = None
         self._write_now(answer)
@@ -213,6 +212,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         return BY_BYTES
 
     # -- inside ---------------------------------------------------------------------------------------------
+
+    def _read_held(self, data: bytes) -> None:
+        self._read(data)
+        self._held_at = None  # what of the head comes later has not waited for room
 
     def _write_now(self, data: bytes) -> None:
         """Past the transport where nothing waits in it: uvloop's notes the bytes and comes back to them, when the connection

@@ -27,7 +27,6 @@ NO_ROOM = "The service is at its limit; try again shortly"
 RETRY_AFTER_SECONDS = 1
 _TELL_SECONDS = 1.0
 _MOST_LINES = 1024
-_PLAIN_BYTES = 256
 _MOST_KNOWN, _KNOWN_BYTES = 1024, 4096
 _OWN_ID_BYTES = 32
 _FIRST_LINE = re.compile(rb"(GET|POST|PUT|PATCH|DELETE) (/[!-$&->@-~]*)(?:\?[!-~]*)? HTTP/1\.1\r\n")
@@ -85,7 +84,6 @@ class Refusals:
         self._metrics = metrics
         # By first line. Emptied every second, when what was refused is counted and told.
         self._refused: dict[bytes, _Refused] = {}
-        self._plain_lines: set[bytes] = set()  # first lines that leave no doubt
         # By the whole of a request: who is refused asks again in the same words.
         self._known: dict[bytes, _Refused] = {}
         self._untold = 0
@@ -103,15 +101,7 @@ class Refusals:
     def may_refuse(self, data: bytes) -> bool:
         """Whether these bytes begin a request that a full process refuses: not a probe, and no strange first line."""
         line = data[: data.find(b"\r\n") + 2]
-        if line in self._plain_lines:
-            return True
-        if self._read(line) is None:
-            return False
-        if len(self._plain_lines) >= _MOST_LINES:
-            self._plain_lines.clear()
-        if len(line) <= _PLAIN_BYTES:
-            self._plain_lines.add(line)
-        return True
+        return line in self._refused or self._read(line) is not None
 
     def refuse(self, data: bytes, default_headers: list[tuple[bytes, bytes]]) -> bytes | None:
         """The answer to the request that these bytes are; None where that is not for this place to say."""
