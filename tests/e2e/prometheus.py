@@ -45,11 +45,11 @@ class Prometheus:
     def rules(self, kind: str) -> list[Any]:
         """The release's rules of a kind, `record` or `alert`."""
         groups = self.get("rules", type=kind)["groups"]
+        file = f"/{self.system.namespace}-{self.system.fullname}-"  # the operator's name for it begins so
         return [
             rule
             for group in groups
-            if group["name"].startswith(f"{self.system.fullname}.")
-            and f"/{self.system.namespace}-" in group["file"]
+            if group["name"].startswith(f"{self.system.fullname}.") and file in group["file"]
             for rule in group["rules"]
         ]
 
