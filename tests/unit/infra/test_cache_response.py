@@ -1,13 +1,14 @@
 """`cache_response`: keys by values and caller, ETags, and nothing shared that was made for one user."""
 
 import uuid
-from types import SimpleNamespace
+from datetime import UTC, datetime
 
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from scalable_fastapi_system import CacheManager, Settings, cache_response
+from scalable_fastapi_system.identity.principal import Principal
 from starlette.responses import JSONResponse
 
 
@@ -44,8 +45,8 @@ async def test_an_answer_for_one_principal_is_not_given_to_another(manager):
     async def mine(user):
         return user.key
 
-    first = SimpleNamespace(key="user:1", kind="user")
-    second = SimpleNamespace(key="user:2", kind="user")
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    first, second = (Principal(number, "j", "j@example.com", "user", True, now, now) for number in (1, 2))
     assert [await mine(first), await mine(second), await mine(first)] == ["user:1", "user:2", "user:1"]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
+from scalable_fastapi_system.identity.principal import Principal
 from scalable_fastapi_system.infra.cache import CacheManager, cache_response, default_cache, set_default_cache
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.web.envelope import respond
@@ -29,6 +31,11 @@ def manager(make_settings: Callable[..., Settings]) -> CacheManager:
 @pytest.fixture
 def calls() -> list[Any]:
     return []
+
+
+def principal(number: int, name: str = "john") -> Principal:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return Principal(number, name, f"{name}@example.com", "user", True, now, now)
 
 
 # -- plain functions ------------------------------------------------------------------------------------------
@@ -83,9 +90,7 @@ async def test_an_answer_is_not_given_to_another_caller(manager: CacheManager, c
         calls.append(user.key)
         return str(user.key)
 
-    one, two = (
-        SimpleNamespace(key=key, kind="user", role="user", scopes=None) for key in ("user:1", "user:2")
-    )
+    one, two = principal(1), principal(2)
     assert [await mine(one), await mine(two), await mine(one), await mine(two)] == ["user:1", "user:2"] * 2
     assert calls == ["user:1", "user:2"]
     await mine.invalidate(one)
@@ -104,7 +109,7 @@ async def test_without_a_caller_the_answers_for_all_callers_are_forgotten(
         calls.append(item)
         return str(user.key)
 
-    users = [SimpleNamespace(key=f"user:{number}", kind="user") for number in range(3)]
+    users = [principal(number) for number in range(3)]
     for user in users:
         await mine(1, user)
         await mine(2, user)
@@ -123,7 +128,7 @@ async def test_an_answer_may_be_everyones(manager: CacheManager, calls: list[Any
         return "the same"
 
     for number in range(3):
-        await public(SimpleNamespace(key=f"user:{number}", kind="user"))
+        await public(principal(number))
     assert calls == ["user:0"]
 
 
@@ -247,7 +252,7 @@ def current(authorization: Annotated[str | None, Header()] = None) -> Any:
     if authorization is None:
         raise HTTPException(401, "no")
     name = authorization.removeprefix("Bearer ")
-    return SimpleNamespace(key=f"user:{name}", kind="user", role="user", scopes=None, name=name)
+    return principal(len(name) * 100 + ord(name[0]), name)
 
 
 @pytest.fixture
@@ -274,8 +279,8 @@ def app(manager: CacheManager, calls: list[Any]) -> FastAPI:
     @app.get("/mine")
     @cache_response(ttl=60)
     async def mine(user: Annotated[Any, Depends(current)]) -> Any:
-        calls.append(user.name)
-        return {"name": user.name}
+        calls.append(user.username)
+        return {"name": user.username}
 
     @app.get("/guarded", dependencies=[Depends(current)])
     @cache_response(ttl=60)

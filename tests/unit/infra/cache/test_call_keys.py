@@ -9,7 +9,6 @@ from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv4Address
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -17,7 +16,8 @@ import pytest
 from fastapi import BackgroundTasks, Depends, Request, Response
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, SecretBytes, SecretStr
 from scalable_fastapi_system.identity.models import User
-from scalable_fastapi_system.infra.cache.call_keys import _PASSED_OVER, CallKeys
+from scalable_fastapi_system.identity.principal import Principal
+from scalable_fastapi_system.infra.cache.call_keys import _CALLERS, _PASSED_OVER, CallKeys, made_with
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -165,14 +165,15 @@ def test_what_says_how_an_answer_is_made_is_passed_over() -> None:
         assert call.has_passing_arguments, "it ends with the request: nothing may use it in the background"
 
 
-def test_the_names_of_what_is_passed_over_are_names_of_classes() -> None:
-    for name in _PASSED_OVER:
+def test_the_names_of_what_is_known_by_name_are_names_of_classes() -> None:
+    for name in _PASSED_OVER | _CALLERS:
         module, _, cls = name.rpartition(".")
         assert isinstance(getattr(importlib.import_module(module), cls), type), name
 
 
-def principal(key: str = "user:1", role: str = "user", scopes: frozenset[str] | None = None) -> Any:
-    return SimpleNamespace(key=key, kind="user", role=role, scopes=scopes)
+def principal(key: str = "user:1", role: str = "user", scopes: frozenset[str] | None = None) -> Principal:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return Principal(1, "john", "john@example.com", role, True, now, now, scopes=scopes, key=key)
 
 
 def test_a_principal_is_the_caller_with_all_that_they_may_do() -> None:
@@ -191,6 +192,58 @@ def test_a_stored_user_is_the_caller() -> None:
     identities = {CallKeys(anything).of((user,), {}).identity for user in (one, two)}
     assert len(identities) == 2
     assert None not in identities
+
+
+class Named(BaseModel):
+    key: str
+    kind: str
+    page: int = 1
+
+
+class Imported(BaseModel):
+    id: int
+    hashed_password: str
+
+
+def test_what_only_looks_like_a_caller_is_a_value() -> None:
+    values = [
+        Named(key="a", kind="k"), Named(key="a", kind="k", page=2), Named(key="b", kind="k"),
+        Imported(id=1, hashed_password="a"), Imported(id=1, hashed_password="b"),
+    ]  # fmt: skip
+    calls = [CallKeys(anything).of((value,), {}) for value in values]
+    assert len({call.digest for call in calls}) == len(values)
+    assert {call.identity for call in calls} == {None}
+
+
+def test_functions_that_one_function_makes_differ_by_what_is_plain_in_them() -> None:
+    def load(kind: str) -> Any:
+        async def loaded() -> str:
+            return kind
+
+        return loaded
+
+    def make(made_from: Any) -> Any:
+        async def made() -> Any:
+            return made_from
+
+        return made
+
+    values = ["a", "b", 1, 1.0, True, None, (1, "a"), Colour.RED, Filter, Narrow, load("a"), load("b"), posts]
+    functions = [make(value) for value in values]
+    assert len({made_with(function) for function in functions}) == len(values)
+    assert [made_with(make(value)) for value in values] == [made_with(function) for function in functions]
+    assert {made_with(make(object())), made_with(make([1])), made_with(posts)} == {""}, "nothing plain"
+
+
+def test_a_function_that_calls_itself_is_told_by_the_rest() -> None:
+    def make(step: int) -> Any:
+        async def count(number: int) -> int:
+            return number if number <= 0 else await count(number - step)
+
+        return count
+
+    assert made_with(make(1)) == made_with(make(1))
+    assert made_with(make(1)) != made_with(make(2))
 
 
 def test_a_request_tells_the_caller_and_the_url() -> None:
@@ -225,7 +278,6 @@ def test_to_forget_an_entry_what_is_passed_over_may_be_left_out() -> None:
     keys = CallKeys(endpoint)
     whole = keys.of((5, request_of(), AsyncSession(), principal(), Response()), {})
     assert keys.partly((5,), {}).digest == keys.partly((), {"item": 5, "page": 1}).digest == whole.digest
-    assert keys.takes_request
     with pytest.raises(TypeError, match="item"):
         keys.partly((), {"page": 2})
 
@@ -235,5 +287,4 @@ async def typed_for_checkers_only(value: Unknown, request: Request) -> None: ...
 
 def test_names_that_only_type_checkers_know_do_no_harm() -> None:
     keys = CallKeys(typed_for_checkers_only)
-    assert keys.takes_request
     assert keys.partly((1,), {}).digest == keys.of((1, request_of()), {}).digest

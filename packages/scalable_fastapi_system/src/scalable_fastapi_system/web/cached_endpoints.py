@@ -1,9 +1,9 @@
 """The HTTP side of `cache_response`: what an endpoint with it answers.
 
-Kept are plain values, which FastAPI then passes through the endpoint's response model as ever, and whole responses
-with status 200, as bytes. Not kept: other statuses, streams, files, answers that set cookies, start background work or
-forbid it by their own Cache-Control, be it on a response that is returned or on what FastAPI hands the endpoint; and
-nothing but GET and HEAD is looked up.
+Kept are the bytes of a whole response with status 200: one that the endpoint returned, or what FastAPI makes of its
+result by the route's response model. Not kept: other statuses, streams, files, answers that set cookies, start
+background work, differ by what no key has (their own Vary) or forbid it by their own Cache-Control, be it on a
+response that is returned or on what FastAPI hands the endpoint; and nothing but GET and HEAD is looked up.
 
 Whose an answer is: of the principal that the endpoint takes, else of the one that the request was found to come from,
 else of its credentials (Authorization, X-API-Key, Cookie). An answer that is somebody's says `private, no-cache`: a
@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from fastapi.datastructures import DefaultPlaceholder
 from fastapi.responses import FileResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute, iter_route_contexts, serialize_response
 from starlette.background import BackgroundTasks
 from starlette.requests import Request
 
 from scalable_fastapi_system.infra.cache.call_keys import Call, annotations_of, caller_of, credentials_of
-from scalable_fastapi_system.infra.cache.codec import decode, encode
 from scalable_fastapi_system.infra.cache.loading import Loaded, UncacheableError
 from scalable_fastapi_system.infra.cache.manager import CacheManager
 from scalable_fastapi_system.infra.cache.memory import Entry
@@ -39,7 +40,10 @@ from scalable_fastapi_system.web.envelope import request_id_of
 
 _METHODS = frozenset({"GET", "HEAD"})
 _VARY = b"Authorization, Cookie, X-API-Key"
+_CREDENTIALS = frozenset({"authorization", "cookie", "x-api-key"})
 _OK = 200
+# Said on the response that FastAPI hands over, they are the answer's own, as on a response that is returned.
+_OWN_HEADERS = frozenset({b"cache-control", b"etag", b"vary"})
 # Said anew for each answer, or no part of what was asked for.
 _NOT_KEPT_HEADERS = frozenset({b"content-length", b"cache-control", b"etag", b"vary", b"date"})
 
@@ -75,37 +79,81 @@ async def answer(
     async def load() -> Loaded:
         before = _Aside.of(call, shared)
         result = await cached.run(call)
-        if _Aside.of(call, shared).forbids_since(before, identity):
+        after = _Aside.of(call, shared)
+        if after.forbids_since(before):
             raise UncacheableError(result)
-        return _to_keep(result, request_id, identity)
+        if isinstance(result, Response):
+            return _to_keep(result, result, request_id, identity, is_per_user=cached.is_per_user)
+        route = request.scope.get("route")
+        if not isinstance(route, APIRoute) or route.status_code not in (None, _OK):
+            raise UncacheableError(result)
+        own = [said for said in after.said_since(before) if said[0] in _OWN_HEADERS]
+        made = await _rendered(request, route, result)
+        made.raw_headers += own
+        kept = _to_keep(result, made, request_id, identity, is_per_user=cached.is_per_user)
+        if shared is not None:
+            shared.raw_headers[:] = [said for said in shared.raw_headers if said not in own]
+        return kept
 
-    key = cached.key(call, identity, is_endpoint=True)
+    path = request.scope["path"]
+    key = cached.key(call, identity, path=path)
     entry = cache.fresh(key)
     if entry is None:
         try:
-            entry = await cache.flights.entry(key, load, cached.recipe(cache, call, identity))
+            entry = await cache.flights.entry(key, load, cached.recipe(cache, call, identity, path=path))
         except UncacheableError as passed:
             return passed.result
     is_private = identity is not None or (not cached.is_per_user and bool(credentials_of(request)))
     line, _, body = entry.payload.partition(b"\n")
     head = orjson.loads(line)
     headers = _headers(head, entry, cache, is_private=is_private, varies=cached.is_per_user or is_private)
+    # What dependencies say beside a plain result is part of the answer; beside a response FastAPI leaves it out.
+    beside = shared if head["is_plain"] else None
+    if beside is not None and "cache-control" in beside.headers:
+        headers = [header for header in headers if header[0] != b"cache-control"]
     if has_current(request.headers.get("if-none-match"), head["etag"]):
         made = Response(status_code=304)
         made.raw_headers += headers
         return made
-    kept = head.get("headers")
-    if kept is None:  # a plain value: FastAPI makes the response, from its response model
-        if shared is not None:
-            shared.raw_headers += headers
-        return decode(body)
     at = head["at"]
     if at is not None:
         body = body[:at] + (request_id or "").encode() + body[at:]
     made = Response(body)
     made.raw_headers += headers
-    made.raw_headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in kept]
+    made.raw_headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head["headers"]]
+    if beside is not None:
+        made.status_code = beside.status_code or _OK
+        made.raw_headers += beside.raw_headers
     return made
+
+
+async def _rendered(request: Request, route: APIRoute, result: Any) -> Response:
+    """What FastAPI answers with this result: through the response model, by the options of the route."""
+    kind: Any = _response_class(request, route)
+    is_json = route.response_field is not None and isinstance(kind, DefaultPlaceholder)
+    content = await serialize_response(
+        field=route.response_field,
+        response_content=result,
+        include=route.response_model_include,
+        exclude=route.response_model_exclude,
+        by_alias=route.response_model_by_alias,
+        exclude_unset=route.response_model_exclude_unset,
+        exclude_defaults=route.response_model_exclude_defaults,
+        exclude_none=route.response_model_exclude_none,
+        dump_json=is_json,
+    )
+    if is_json:
+        return Response(content, media_type="application/json")
+    made: Response = (kind.value if isinstance(kind, DefaultPlaceholder) else kind)(content)
+    return made
+
+
+def _response_class(request: Request, route: APIRoute) -> Any:
+    """The route's, or that which it takes over from where its router was included."""
+    found = iter_route_contexts(request.app.router.routes)
+    return next(
+        (context.response_class for context in found if context.original_route is route), route.response_class
+    )
 
 
 def _is_kind(hint: Any, kind: type) -> bool:
@@ -141,16 +189,18 @@ class _Aside:
             return cls(None, (), tasks)
         return cls(response.status_code, tuple(response.raw_headers), tasks)
 
-    def forbids_since(self, before: _Aside, identity: str | None) -> bool:
+    def forbids_since(self, before: _Aside) -> bool:
         """Whether the endpoint itself has said what only its own caller may get.
 
         What its dependencies have said is said for each request anew: they run for each.
         """
         if self.tasks > before.tasks or (self.status != before.status and self.status not in (None, _OK)):
             return True
-        said = [(name, value) for name, value in self.headers if (name, value) not in before.headers]
-        control = ", ".join(value.decode("latin-1") for name, value in said if name == b"cache-control")
-        return any(name == b"set-cookie" for name, _ in said) or _is_forbidden(control, identity)
+        return any(name == b"set-cookie" for name, _ in self.said_since(before))
+
+    def said_since(self, before: _Aside) -> list[tuple[bytes, bytes]]:
+        """The headers that the endpoint itself has set."""
+        return [said for said in self.headers if said not in before.headers]
 
 
 def _is_forbidden(control: str, identity: str | None) -> bool:
@@ -162,38 +212,56 @@ def _is_forbidden(control: str, identity: str | None) -> bool:
 # -- keeping: a header line of JSON, then the body ------------------------------------------------------------
 
 
-def _to_keep(result: Any, request_id: str | None, identity: str | None) -> Loaded:
-    if not isinstance(result, Response):
-        body = encode(result)
-        return Loaded(orjson.dumps({"etag": weak_tag(body)}) + b"\n" + body, is_negative=result is None)
-    own_control = result.headers.get("cache-control", "")
+def _to_keep(
+    result: Any, made: Response, request_id: str | None, identity: str | None, *, is_per_user: bool
+) -> Loaded:
+    """The response that was made of the result. Raises UncacheableError, with the result, for one that must not be kept."""
+    own_control = made.headers.get("cache-control", "")
     if (
-        result.status_code != _OK
-        or isinstance(result, StreamingResponse | FileResponse)
-        or not isinstance(result.body, bytes)
-        or result.background is not None
-        or "set-cookie" in result.headers
+        made.status_code != _OK
+        or isinstance(made, StreamingResponse | FileResponse)
+        or not isinstance(made.body, bytes)
+        or made.background is not None
+        or "set-cookie" in made.headers
         or _is_forbidden(own_control, identity)
+        or not _varies_by(made) <= _known_by(identity, is_per_user=is_per_user)
     ):
         raise UncacheableError(result)
-    body, at = _without_id(result, request_id)
+    body, at = _without_id(made, request_id)
+    if body is None:
+        raise UncacheableError(result)
     head = {
-        "etag": result.headers.get("etag") or weak_tag(body),
+        "etag": made.headers.get("etag") or weak_tag(body),
         "at": at,
         "control": own_control or None,
-        "vary": result.headers.get("vary"),
+        "vary": made.headers.get("vary"),
+        "is_plain": made is not result,
         "headers": [
             (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in result.raw_headers
+            for name, value in made.raw_headers
             if name not in _NOT_KEPT_HEADERS
         ],
     }
-    return Loaded(orjson.dumps(head) + b"\n" + body)
+    return Loaded(orjson.dumps(head) + b"\n" + body, is_negative=result is None)
 
 
-def _without_id(result: Response, request_id: str | None) -> tuple[bytes, int | None]:
-    """The body without the envelope's request id, and where that belongs. Raises UncacheableError where it is not clear."""
-    body = bytes(result.body)
+def _varies_by(made: Response) -> set[str]:
+    """The request headers that the answer says it depends on."""
+    said = ",".join(made.headers.getlist("vary")).lower()
+    return {name.strip() for name in said.split(",")} - {""}
+
+
+def _known_by(identity: str | None, *, is_per_user: bool) -> frozenset[str]:
+    """The request headers whose values the key has by the caller's identity."""
+    if not is_per_user:
+        return frozenset()
+    is_all = identity is None or identity.startswith("credentials:")  # a principal may have any cookie
+    return _CREDENTIALS if is_all else _CREDENTIALS - {"cookie"}
+
+
+def _without_id(made: Response, request_id: str | None) -> tuple[bytes | None, int | None]:
+    """The body without the envelope's request id, and where that belongs; None where it is not clear."""
+    body = bytes(made.body)
     if not request_id:
         return body, None
     member = f'"request_id":"{request_id}"'.encode()
@@ -201,7 +269,7 @@ def _without_id(result: Response, request_id: str | None) -> tuple[bytes, int | 
     if times == 0:
         return body, None
     if times > 1:
-        raise UncacheableError(result)
+        return None, None
     at = body.index(member) + len(member) - len(request_id) - 1
     return body[:at] + body[at + len(request_id) :], at
 

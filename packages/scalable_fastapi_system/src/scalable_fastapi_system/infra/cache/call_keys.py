@@ -8,6 +8,7 @@ TypeError: a silent hit would give one caller another's answer.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import math
@@ -16,7 +17,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import PurePath
 from typing import Any, get_args, get_type_hints
@@ -50,6 +50,13 @@ _PASSED_OVER = frozenset(
     }
 )
 _REQUEST = "starlette.requests.Request"
+# By their types and not by what they look like: a filter may well have a `key` and a `kind`.
+_CALLERS = frozenset(
+    {
+        "scalable_fastapi_system.identity.principal.Principal",
+        "scalable_fastapi_system.identity.models.User",
+    }
+)
 _CREDENTIALS = (b"authorization", b"x-api-key", b"cookie")
 _MAX_KINDS = 4096
 _JSON_TYPES = frozenset({str, bool, type(None)})
@@ -61,6 +68,8 @@ _KNOWN_BY_TEXT = (
     UUID, Decimal, date, time, timedelta, PurePath, AnyUrl, IPv4Address, IPv6Address, IPv4Interface, IPv6Interface,
     IPv4Network, IPv6Network,
 )  # fmt: skip
+
+_FIXED_TYPES = (str, int, float, bytes, tuple, frozenset, type(None), Enum, datetime, *_KNOWN_BY_TEXT)
 
 
 @dataclass(slots=True)  # not frozen: one is made for every call
@@ -107,12 +116,6 @@ class CallKeys:
         }
         # Most functions can be bound by a few dictionary operations in place of `Signature.bind`.
         self._is_simple = all(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
-
-    @cached_property
-    def takes_request(self) -> bool:
-        """Whether the function is given requests, so that one call has an entry for each URL."""
-        hints = annotations_of(self._function)
-        return any(_hinted_kind(hints.get(name)) == "request" for name in self.signature.parameters)
 
     def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """The call. Raises TypeError for a wrong call, or for an argument that cannot be part of a key."""
@@ -172,11 +175,11 @@ class CallKeys:
                 continue
             kind = _kind_of(type(value))
             if kind == "value":
+                parts.append((name, _plain(value, name)))
+                continue
+            if kind == "caller":
                 caller = _identity(value)
-                if caller is None:
-                    parts.append((name, _plain(value, name)))
-                else:
-                    identity = caller if identity is None else f"{identity} {caller}"
+                identity = caller if identity is None else f"{identity} {caller}"
                 continue
             has_passing = True
             if kind == "request":
@@ -188,6 +191,36 @@ class CallKeys:
             url = digest_of(scope["path"].encode() + b"?" + scope.get("query_string", b""))
             identity = identity or caller_of(request)
         return Call(args, kwargs, arguments, digest, identity, request, url, has_passing)
+
+
+def made_with(function: Any) -> str:
+    """A digest of the plain values, classes and functions that a function was made with; "" where there are none.
+
+    Functions that another one makes are all of one name: this tells them apart. It is asked for when they are made, so
+    that what they count later changes nothing. Any other object (an application, a manager) is passed over.
+    """
+    parts = _parts_made_with(function, frozenset())
+    return digest_of(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)) if parts else ""
+
+
+def _parts_made_with(function: Any, above: frozenset[Any]) -> list[Any]:
+    parts: list[Any] = []
+    names = function.__code__.co_freevars if hasattr(function, "__code__") else ()
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:  # set later
+            continue
+        if isinstance(value, type):
+            parts.append((name, f"{value.__module__}.{value.__qualname__}"))
+        elif inspect.isfunction(value):
+            if value not in above:  # one that calls itself
+                inner = _parts_made_with(value, above | {function})
+                parts.append((name, f"{value.__module__}.{value.__qualname__}", inner))
+        elif isinstance(value, _FIXED_TYPES):
+            with contextlib.suppress(TypeError):  # a tuple of other things
+                parts.append((name, _plain(value, name)))
+    return parts
 
 
 def annotations_of(function: Any) -> dict[str, Any]:
@@ -220,7 +253,7 @@ def caller_of(request: Any) -> str | None:
 
 
 def _kind_of(kind: type) -> str:
-    """`value`, `request`, or `passing` for what is passed over."""
+    """`value`, `caller`, `request`, or `passing` for what is passed over."""
     found = _kinds.get(kind)
     if found is None:
         if len(_kinds) >= _MAX_KINDS:  # somebody makes types as they go
@@ -236,6 +269,8 @@ def _kind_by_name(kind: type) -> str:
     names = {f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__}
     if _REQUEST in names:
         return "request"
+    if names & _CALLERS:
+        return "caller"
     return "passing" if names & _PASSED_OVER else "value"
 
 

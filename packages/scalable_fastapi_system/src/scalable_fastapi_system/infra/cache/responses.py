@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-from scalable_fastapi_system.infra.cache.call_keys import Call, CallKeys, digest_of
+from scalable_fastapi_system.infra.cache.call_keys import Call, CallKeys, digest_of, made_with
 from scalable_fastapi_system.infra.cache.codec import decode, encode
 from scalable_fastapi_system.infra.cache.loading import Loaded, Recipe
 from scalable_fastapi_system.infra.cache.manager import CacheManager, Seconds, plain_seconds
@@ -121,6 +121,8 @@ class CachedFunction(Generic[P, R]):
         self.is_per_user = is_per_user
         self._keys = CallKeys(function, ignore=ignore)
         self._name = f"{key_prefix}:{function.__module__}.{function.__qualname__}"
+        if made := made_with(function):
+            self._name += f":{made}"
         self._manager = manager
         self._ttl = ttl
         self._stale_seconds = stale_seconds
@@ -172,10 +174,8 @@ class CachedFunction(Generic[P, R]):
         call = self._keys.partly(args, kwargs)
         cache = self.cache_for(call.request)
         identity = call.identity if self.is_per_user else None
-        keys = [self.key(call, identity), self.key(call, identity, is_endpoint=True)]
-        # The entries of other callers, or of other URLs, are found by the tag that those of one call share.
-        is_exact = identity is not None and (call.request is not None or not self._keys.takes_request)
-        await cache.forget(keys, () if is_exact else (self._call_tag(call),))
+        # The entries of other callers, of other URLs, and an endpoint's for each path, are found by a tag that they share.
+        await cache.forget([self.key(call, identity)], (self._call_tag(call, identity),))
 
     async def invalidate_all(self) -> None:
         """Forgets every answer of this function."""
@@ -187,23 +187,31 @@ class CachedFunction(Generic[P, R]):
         """What the function itself answers."""
         return await self.function(*call.args, **call.kwargs)
 
-    def key(self, call: Call, identity: str | None, *, is_endpoint: bool = False) -> str:
-        """Where the answer to this call by this caller is."""
+    def key(self, call: Call, identity: str | None, *, path: str = "") -> str:
+        """Where the answer to this call by this caller is. path: of the endpoint that was asked for.
+
+        Two endpoints may be of one name, as those are that a function makes for each of several tables.
+        """
         parts = [self._name, call.digest]
-        if call.url:
+        if path:
+            parts.append("http")
+        if call.url:  # has the path in it
             parts.append(call.url)
+        elif path:
+            parts.append(digest_of(path.encode()))
         if identity is not None:
             parts.append(digest_of(identity.encode()))
-        if is_endpoint:
-            parts.append("http")
         return ":".join(parts)
 
-    def recipe(self, cache: CacheManager, call: Call, identity: str | None) -> Recipe:
+    def recipe(self, cache: CacheManager, call: Call, identity: str | None, *, path: str = "") -> Recipe:
         """How the answer is kept."""
         fresh_seconds = cache.seconds(self._ttl)
         tags = [self._name, *(tag.format_map(call.arguments) for tag in self._tags)]
-        if identity is not None or call.url:
-            tags.append(self._call_tag(call))  # one call has many entries: this is how they are found
+        has_urls = bool(call.url or path)
+        if identity is not None or has_urls:
+            tags.append(self._call_tag(call, None))  # one call has many entries: this is how they are found
+        if identity is not None and has_urls:
+            tags.append(self._call_tag(call, identity))
         return Recipe(
             fresh_seconds,
             self._stale_seconds,
@@ -223,8 +231,9 @@ class CachedFunction(Generic[P, R]):
                 return cast("CacheManager", resources.cache)
         return default_cache()
 
-    def _call_tag(self, call: Call) -> str:
-        return f"{self._name}:{call.digest}"
+    def _call_tag(self, call: Call, identity: str | None) -> str:
+        tag = f"{self._name}:{call.digest}"
+        return tag if identity is None else f"{tag}:{digest_of(identity.encode())}"
 
     def _is_endpoint_of(self, request: Any) -> bool:
         """Whether this call is the request's endpoint, and not a function that was handed the request."""
