@@ -79,6 +79,8 @@ def test_retries_stay_within_a_tenth_of_the_calls():
         "::ffff:127.0.0.1",
         "64:ff9b::a9fe:a9fe",
         "64:ff9b:1::a00:1",
+        "64:ff9b:1:7f00:0:100:808:808",
+        "fec0::1",
         "2002:7f00:1::",
         "ff02::1",
         "not an address",

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# IPv6 ranges in which an IPv4 address is wrapped: what counts is the address inside.
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+# In these the last four bytes are an IPv4 address: what counts is the address inside.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Of one network alone, which Python does not say: NAT64's own range for that (RFC 8215), whose wrapped address may stand
+# anywhere in it, and site-local addresses (RFC 3879).
+_LOCAL = (ipaddress.IPv6Network("64:ff9b:1::/48"), ipaddress.IPv6Network("fec0::/10"))
 
 
 def is_public(text: str) -> bool:
@@ -16,6 +19,8 @@ def is_public(text: str) -> bool:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
+        return False
+    if any(address in network for network in _LOCAL):
         return False
     return all(
         inner.is_global and not inner.is_multicast and not inner.is_reserved and not inner.is_unspecified
@@ -30,7 +35,7 @@ def _unwrapped(address: _Address) -> Iterator[_Address]:
     if address.ipv4_mapped is not None:
         yield address.ipv4_mapped
         return
-    if any(address in network for network in _NAT64):
+    if address in _NAT64:
         yield ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
         return
     yield address
