@@ -256,6 +256,16 @@ async def test_an_address_that_is_none_is_an_error_of_the_client_s(client, url):
         await client.request("GET", url)
 
 
+async def test_a_body_that_can_be_sent_once_is_sent_once(client, server):
+    async def pieces():
+        yield b"a"
+
+    server.plan = [503]
+    answer = await client.request("PUT", server.url, content=pieces(), headers={"Content-Length": "1"})
+    assert answer.status_code == 503
+    assert len(server.requests) == 1
+
+
 async def test_redirects_are_handed_back_and_not_followed(client, server):
     server.plan = [302]
     assert (await client.request("GET", server.url)).status_code == 302

@@ -117,9 +117,9 @@ class HttpClient:
         """One call with its retries; any status is an answer. Where the caller is traced, so is the call: by `traceparent`.
 
         is_repeatable: whether doing it twice does no harm; by default by its method. A POST with an
-        idempotency key is. max_bytes: of the answer's body, unpacked. wants_body: False where status
-        and headers are all that counts: then the body is not read, and empty. content: `json`, `content`, `data` or
-        `params`, as httpx takes them.
+        idempotency key is; a body that comes from an iterator is sent once in any case. max_bytes: of the
+        answer's body, unpacked. wants_body: False where status and headers are all that counts: then the body is
+        not read, and empty. content: `json`, `content`, `data` or `params`, as httpx takes them.
         """
         sent_headers = dict(headers or {})
         traceparent = current_traceparent()
@@ -131,6 +131,7 @@ class HttpClient:
         breaker = self._breaker(name)
         try:
             request = self._client.build_request(method, target, headers=sent_headers, **content)
+            may_repeat = may_repeat and isinstance(request.stream, httpx.ByteStream)  # its body is kept
             limit = max_bytes if wants_body else None
             async with asyncio.timeout(timeout_seconds or self._deadline_seconds) as deadline:
                 return await self._with_retries(breaker, may_repeat, request, limit, deadline.when() or 0.0)
