@@ -249,6 +249,7 @@ async def test_a_call_may_have_a_longer_deadline_than_the_settings_one(make_sett
         "http://127.0.0.1:99999/",
         "http://[::1/",
         "http:///",
+        "http://xn--/",
     ],
 )
 async def test_an_address_that_is_none_is_an_error_of_the_client_s(client, url):

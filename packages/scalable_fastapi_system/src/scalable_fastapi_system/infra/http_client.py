@@ -227,9 +227,10 @@ def _target(url: str) -> httpx.URL:
     """Raises OutboundRefusedError, which does not repeat the address: it may hold credentials."""
     try:
         target = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        host = target.host
+    except (httpx.InvalidURL, UnicodeError) as error:  # the second for a host that IDNA cannot read
         raise OutboundRefusedError("this is no address that can be called") from error
-    if target.scheme not in {"http", "https"} or not target.host:
+    if target.scheme not in {"http", "https"} or not host:
         raise OutboundRefusedError("only http and https addresses can be called")
     if (target.port or 0) > _MAX_PORT:
         raise OutboundRefusedError(f"there is no port {target.port}")
