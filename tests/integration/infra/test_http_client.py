@@ -257,6 +257,25 @@ async def test_an_address_that_is_none_is_an_error_of_the_client_s(client, url):
         await client.request("GET", url)
 
 
+@pytest.mark.parametrize("headers", [{"X-Note": "a\nb"}, {"X Note": "a"}])
+async def test_a_mistake_of_the_caller_s_is_refused_and_not_held_against_the_service(client, server, headers):
+    for _ in range(6):
+        with pytest.raises(OutboundRefusedError, match="cannot be sent"):
+            await client.request("GET", server.url, headers=headers)
+    assert (await client.request("GET", server.url)).status_code == 200
+
+
+async def test_a_body_that_raises_is_not_held_against_the_service(client, server):
+    async def broken():
+        yield b"a"
+        raise LookupError("the caller's own")
+
+    for _ in range(6):
+        with pytest.raises(LookupError):
+            await client.request("PUT", server.url, content=broken())
+    assert (await client.request("GET", server.url)).status_code == 200
+
+
 async def test_a_body_that_can_be_sent_once_is_sent_once(client, server):
     async def pieces():
         yield b"a"

@@ -61,7 +61,7 @@ class OutboundEncodingError(OutboundError):
 
 
 class OutboundRefusedError(OutboundError):
-    """The call was not made: its target is not one that may be reached from here, or its breaker is open."""
+    """The call was not made: it is none, its target is not one that may be reached from here, or its breaker is open."""
 
 
 class HttpClient:
@@ -185,9 +185,15 @@ class HttpClient:
         except _NotPublicError as error:
             breaker.abandoned()
             raise OutboundRefusedError(str(error)) from error
+        except httpx.LocalProtocolError as error:  # a header with a line break, for one
+            breaker.abandoned()
+            raise OutboundRefusedError(f"{breaker.name}: this request cannot be sent") from error
         except (httpx.HTTPError, httpcore.NetworkError, DamagedBodyError, OSError) as error:
             breaker.failed()
             raise OutboundError(f"{breaker.name}: {type(error).__name__}") from error
+        except Exception:  # the caller's own: its body raises, or is not as long as it says
+            breaker.abandoned()
+            raise
         except BaseException:
             # Cancelled, by the deadline or by the caller: the deadline is the service's doing.
             breaker.failed()
