@@ -44,8 +44,8 @@ async def get_file(
     key: Annotated[str, Path(max_length=MAX_KEY_LENGTH)],
     expires: Annotated[int, Query(description="When the link ends, in seconds since 1970.", ge=0, le=2**53)],
     signature: Annotated[str, Query(max_length=100)],
-    wanted: Annotated[str | None, Header(alias="Range", max_length=100)] = None,
-    if_range: Annotated[str | None, Header(alias="If-Range", max_length=200)] = None,
+    wanted: Annotated[str | None, Header(alias="Range")] = None,
+    if_range: Annotated[str | None, Header(alias="If-Range")] = None,
     if_none_match: Annotated[str | None, Header(alias="If-None-Match")] = None,
 ) -> Response:
     """A file, or one range of its bytes, as it is; 304 for who has it already."""
