@@ -211,6 +211,17 @@ async def test_a_file_replaced_while_it_is_read_is_an_error_and_never_a_mixture(
     assert LARGE.startswith(first)
 
 
+async def test_what_was_looked_up_is_what_is_read_and_not_what_took_its_place(storage: FileStorage) -> None:
+    await storage.put("a", in_pieces(b"before"))
+    found = await storage.get("a")
+    assert [piece async for piece in found.read(1, 4)] == [b"efo"]
+    await storage.put("a", in_pieces(b"behind"))
+
+    assert found.file.size_bytes == 6
+    with pytest.raises(StorageError, match="changed while it was read"):
+        await anext(found.read(1, 4))
+
+
 async def test_what_is_not_there_is_missing(storage: FileStorage) -> None:
     with pytest.raises(FileMissingError) as missing:
         await storage.stat("nothing/here")

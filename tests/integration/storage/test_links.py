@@ -12,7 +12,7 @@ import httpx
 import pytest
 from scalable_fastapi_system import create_app
 from scalable_fastapi_system.infra.settings import Settings
-from scalable_fastapi_system.infra.storage import FileStorage
+from scalable_fastapi_system.infra.storage import FileStorage, FileVersion
 
 pytestmark = pytest.mark.databases("sqlite")
 
@@ -116,6 +116,29 @@ async def test_a_download_goes_on_only_while_the_file_is_the_same(shop: Shop) ->
     await shop.storage.put(KEY, other())
     answer = await shop.client.get(link, headers=headers)
     assert (answer.status_code, answer.content) == (200, b"another file, long enough")
+
+
+async def test_a_file_replaced_as_it_is_looked_up_is_not_sent_under_the_tag_of_the_old_one(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = await shop.link()
+    tag = (await shop.client.head(link)).headers["etag"]
+    get = shop.storage.get
+
+    async def other() -> AsyncIterator[bytes]:
+        yield DATA[::-1]
+
+    async def get_and_replace(key: str) -> FileVersion:
+        monkeypatch.undo()
+        found = await get(key)
+        await shop.storage.put(KEY, other())
+        return found
+
+    monkeypatch.setattr(shop.storage, "get", get_and_replace)
+    answer = await shop.client.get(link, headers={"Range": "bytes=0-5", "If-Range": tag})
+    assert (answer.headers["etag"], answer.content) == (tag, b"")  # it is broken off
+    answer = await shop.client.get(link, headers={"Range": "bytes=0-5", "If-Range": tag})
+    assert (answer.status_code, answer.content) == (200, DATA[::-1])
 
 
 async def test_a_download_of_a_file_with_another_servers_long_tag_begins_again(shop: Shop) -> None:

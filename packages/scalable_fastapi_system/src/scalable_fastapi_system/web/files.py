@@ -55,7 +55,8 @@ async def get_file(
         is_good = False
     if not is_good:
         raise APIException("This link is not good, or not any more", 403, "LINK_NOT_VALID")
-    file = await app.storage.stat(key)
+    found = await app.storage.get(key)
+    file = found.file
     tag = f'"{file.sha256 or f"{file.size_bytes:x}-{file.modified_at.timestamp():.6f}"}"'
     headers = {
         "Accept-Ranges": "bytes",
@@ -78,7 +79,7 @@ async def get_file(
     status_code = 200 if part is None else 206
     if is_head:
         return Response(status_code=status_code, headers=headers)
-    return StreamingResponse(app.storage.open(key, start=start, end=stop), status_code, headers)
+    return StreamingResponse(found.read(start, stop), status_code, headers)
 
 
 def _part(wanted: str | None, file: StoredFile) -> tuple[int, int] | None:

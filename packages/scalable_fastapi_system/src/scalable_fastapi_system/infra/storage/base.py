@@ -65,6 +65,18 @@ class StoredFile:
     sha256: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FileVersion:
+    """A file as one look-up found it.
+
+    read: its bytes from one position up to and without another, both within the file. Raises StorageError where
+    the file was replaced or deleted since: what it gives is of this version.
+    """
+
+    file: StoredFile
+    read: Callable[[int, int], AsyncGenerator[bytes, None]]
+
+
 class FileStorage(ABC):
     """Files under keys. Safe to use from any event loop and thread."""
 
@@ -84,16 +96,25 @@ class FileStorage(ABC):
         """
 
     @abstractmethod
-    def open(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+    async def get(self, key: str) -> FileVersion:
+        """What there is under the key, with the way to its bytes. Raises FileMissingError."""
+
+    async def open(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` up to and without `end`, in pieces of at most a few MiB.
 
         A range beyond the end gives what there is of it. Raises FileMissingError at the first piece, and
         StorageError where the file is replaced or deleted before the last.
         """
+        check_range(start, end)
+        found = await self.get(key)
+        size = found.file.size_bytes
+        async with contextlib.aclosing(found.read(start, size if end is None else min(end, size))) as pieces:
+            async for piece in pieces:
+                yield piece
 
-    @abstractmethod
     async def stat(self, key: str) -> StoredFile:
         """What there is under the key. Raises FileMissingError."""
+        return (await self.get(key)).file
 
     @abstractmethod
     async def delete(self, key: str) -> None:

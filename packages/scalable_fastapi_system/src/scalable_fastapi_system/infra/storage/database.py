@@ -12,6 +12,7 @@ import contextlib
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -26,12 +27,12 @@ from scalable_fastapi_system.infra.storage.base import (
     DEFAULT_CONTENT_TYPE,
     FileMissingError,
     FileStorage,
+    FileVersion,
     Measured,
     Method,
     StorageError,
     StoredFile,
     check_key,
-    check_range,
 )
 from scalable_fastapi_system.infra.storage.repository import StoredFileRepository
 from scalable_fastapi_system.infra.storage.signing import LinkSigner
@@ -148,23 +149,24 @@ class DatabaseStorage(FileStorage):
                     raise
         raise AssertionError  # the last try returns or raises
 
-    async def open(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+    async def get(self, key: str) -> FileVersion:
         check_key(key)
-        check_range(start, end)
-        row = await self._find(key)
-        stop = row.size_bytes if end is None else min(end, row.size_bytes)
+        async with self._database.transaction() as session:
+            row = await self._rows.find(session, key=key)
+        if row is None:
+            raise FileMissingError
+        return FileVersion(_stored_file(row), partial(self._read, row))
+
+    async def _read(self, row: Any, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         while start < stop:
             number, offset = divmod(start, row.chunk_bytes)
             async with self._database.transaction() as session:
                 data = await self._rows.chunk(session, file_id=row.id, number=number)
             if data is None:
-                raise StorageError(f"{key} changed while it was read")
+                raise StorageError(f"{row.key} changed while it was read")
             piece = bytes(data[offset : offset + stop - start])
             start += len(piece)
             yield piece
-
-    async def stat(self, key: str) -> StoredFile:
-        return _stored_file(await self._find(check_key(key)))
 
     async def delete(self, key: str) -> None:
         check_key(key)
@@ -207,13 +209,6 @@ class DatabaseStorage(FileStorage):
                 return deleted
 
     # -- inside -------------------------------------------------------------------------------------
-
-    async def _find(self, key: str) -> Any:
-        async with self._database.transaction() as session:
-            row = await self._rows.find(session, key=key)
-        if row is None:
-            raise FileMissingError
-        return row
 
     async def _clean_up(self, file_id: UUID) -> None:
         """Deletes a file that nobody sees. Goes on where the caller is cancelled; a failure is left to `delete_incomplete`."""

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,13 +27,13 @@ from scalable_fastapi_system.infra.storage.base import (
     DEFAULT_CONTENT_TYPE,
     FileMissingError,
     FileStorage,
+    FileVersion,
     Measured,
     Method,
     StorageError,
     StoredFile,
     check_key,
     check_lifetime,
-    check_range,
 )
 from scalable_fastapi_system.infra.storage.signing import LinkSigner
 from scalable_fastapi_system.kit.clock import utc_now
@@ -113,14 +114,16 @@ class ObjectStorage(FileStorage):
             sha256=measured.sha256,
         )
 
-    async def open(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+    async def get(self, key: str) -> FileVersion:
         check_key(key)
-        check_range(start, end)
         with _translated():
-            meta = await obstore.head_async(self._store, key)
-        stop = meta["size"] if end is None else min(end, meta["size"])
+            found = await obstore.get_async(self._store, key, options={"head": True})
+        file = _stored_file(found.meta, found.attributes.get("Content-Type", DEFAULT_CONTENT_TYPE))
+        return FileVersion(file, partial(self._read, key, found.meta["e_tag"]))
+
+    async def _read(self, key: str, e_tag: str | None, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         while start < stop:
-            options = {"range": (start, min(start + _READ_BYTES, stop)), "if_match": meta["e_tag"]}
+            options = {"range": (start, min(start + _READ_BYTES, stop)), "if_match": e_tag}
             try:
                 with _translated():
                     result = await obstore.get_async(self._store, key, options=options)  # type: ignore[arg-type]
@@ -129,12 +132,6 @@ class ObjectStorage(FileStorage):
                 raise StorageError(f"{key} changed while it was read") from error
             start += len(piece)
             yield piece
-
-    async def stat(self, key: str) -> StoredFile:
-        check_key(key)
-        with _translated():
-            found = await obstore.get_async(self._store, key, options={"head": True})
-        return _stored_file(found.meta, found.attributes.get("Content-Type", DEFAULT_CONTENT_TYPE))
 
     async def delete(self, key: str) -> None:
         check_key(key)
