@@ -251,8 +251,17 @@ async def test_a_long_list_has_every_file_once(storage: FileStorage) -> None:
     assert await keys(storage, "many") == names
 
 
+@pytest.mark.parametrize("size", [1, len(LARGE)])
+async def test_the_longest_key_holds_a_file(storage: FileStorage, size: int) -> None:
+    key = f"{'x' * 54}/{'y' * 200}"
+    await storage.put(key, in_pieces(LARGE[:size]))
+
+    assert await read(storage, key) == LARGE[:size]
+    assert await keys(storage) == [key]
+
+
 @pytest.mark.parametrize(
-    "key", ["../x", "/etc/passwd", "a/../../b", ".hidden", "a//b", "a/", "", "a\nb", "é", "x" * 256]
+    "key", ["../x", "/etc/passwd", "a/../../b", ".hidden", "a//b", "a/", "", "a\nb", "é", "x" * 201]
 )
 async def test_a_key_that_is_none_is_refused_everywhere(storage: FileStorage, key: str) -> None:
     with pytest.raises(InvalidKeyError):

@@ -45,7 +45,11 @@ def make_storage(make_settings: Callable[..., Settings]) -> Callable[..., FileSt
     return make
 
 
-@pytest.mark.parametrize("key", ["a", "datasets/0190-x/file_1.csv", "a=b/c-d", "x" * 255])
+# Both limits, of a segment and of the whole.
+LONGEST = f"{'x' * 54}/{'y' * 200}"
+
+
+@pytest.mark.parametrize("key", ["a", "datasets/0190-x/file_1.csv", "a=b/c-d", LONGEST])
 def test_ordinary_keys_are_keys(key: str) -> None:
     assert check_key(key) == key
 
@@ -68,7 +72,9 @@ def test_ordinary_keys_are_keys(key: str) -> None:
         "a\x00",
         "a%2e",
         "ä",
-        "x" * 256,
+        f"z{LONGEST}",
+        "x" * 201,
+        f"a/{'x' * 201}",
     ],
 )
 def test_keys_that_could_lead_elsewhere_are_refused(key: str) -> None:

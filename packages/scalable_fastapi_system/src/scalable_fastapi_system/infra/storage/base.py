@@ -20,8 +20,12 @@ from scalable_fastapi_system.kit.errors import NotFoundException, PayloadTooLarg
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 # 255: what every back end and an index of every database takes.
 MAX_KEY_LENGTH = 255
+# A file system takes names of 255, and more is written behind the name of a file on its way (by obstore a number, by
+# a server of S3 over a folder some 30 letters).
+MAX_SEGMENT_LENGTH = 200
 # A segment never begins with a dot, so `.` and `..` and hidden files cannot be named.
-_KEY = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*", re.ASCII)
+_SEGMENT = rf"[A-Za-z0-9_=-][A-Za-z0-9._=-]{{0,{MAX_SEGMENT_LENGTH - 1}}}"
+_KEY = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*", re.ASCII)
 # Signatures of S3 end after seven days.
 MAX_SIGNED_URL_SECONDS = 7 * 24 * 3600
 
@@ -175,7 +179,7 @@ def check_key(key: str) -> str:
     if len(key) > MAX_KEY_LENGTH or not _KEY.fullmatch(key):
         raise InvalidKeyError(
             f"{key[:80]!r} is not a storage key: up to {MAX_KEY_LENGTH} letters, digits, '.', '_', '=', '-', "
-            "in segments that do not begin with a dot, parted by '/'"
+            f"in segments of at most {MAX_SEGMENT_LENGTH} that do not begin with a dot, parted by '/'"
         )
     return key
 
