@@ -17,6 +17,7 @@ import pytest
 from scalable_fastapi_system.infra.database import DatabaseManager
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.infra.storage import (
+    FileMissingError,
     FileStorage,
     FileTooLargeError,
     InvalidKeyError,
@@ -166,6 +167,38 @@ async def test_a_link_out_of_the_folder_cannot_be_named(
 
     with pytest.raises(InvalidKeyError):
         await anext(storage.open("../secret"))
+
+
+@pytest.mark.parametrize("size", [1, 11 * 1024 * 1024])
+async def test_a_name_in_a_folder_is_a_files_or_a_folders_and_the_other_is_refused(
+    make_storage: Callable[..., FileStorage], tmp_path: Path, size: int
+) -> None:
+    storage = make_storage(f"file://{tmp_path}/files")
+    await storage.put("file", content(b"1"))
+    await storage.put("folder/file", content(b"1"))
+
+    for key in ("folder", "file/x", "file/x/y"):
+        with pytest.raises(InvalidKeyError, match="a folder cannot hold"):
+            await storage.put(key, content(b"x" * size))
+    assert await storage.delete_incomplete(older_than_seconds=-60) == 0
+    assert sorted([file.key async for file in storage.list()]) == ["file", "folder/file"]
+
+
+async def test_below_a_file_of_a_folder_and_in_place_of_a_folder_there_is_nothing(
+    make_storage: Callable[..., FileStorage], tmp_path: Path
+) -> None:
+    storage = make_storage(f"file://{tmp_path}/files")
+    await storage.put("file", content(b"1"))
+    await storage.put("folder/file", content(b"1"))
+
+    for key in ("folder", "file/x", "file/x/y"):
+        with pytest.raises(FileMissingError):
+            await storage.stat(key)
+        with pytest.raises(FileMissingError):
+            await anext(storage.open(key))
+        await storage.delete(key)
+    assert [file.key async for file in storage.list("file/x")] == []
+    assert sorted([file.key async for file in storage.list()]) == ["file", "folder/file"]
 
 
 async def test_only_old_remains_of_an_upload_are_deleted_from_a_folder(

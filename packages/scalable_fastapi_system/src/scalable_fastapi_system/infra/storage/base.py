@@ -37,7 +37,10 @@ class StorageError(Exception):
 
 
 class InvalidKeyError(ValueError):
-    """The key is not one that storage takes: letters, digits, `.`, `_`, `=`, `-` in segments parted by `/`."""
+    """The key is not one that storage takes: letters, digits, `.`, `_`, `=`, `-` in segments parted by `/`.
+
+    A folder does not take one either that has a file where a folder is, or a folder where a file is.
+    """
 
 
 class FileMissingError(NotFoundException):

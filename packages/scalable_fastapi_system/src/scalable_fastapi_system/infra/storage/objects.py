@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
@@ -28,6 +30,7 @@ from scalable_fastapi_system.infra.storage.base import (
     FileMissingError,
     FileStorage,
     FileVersion,
+    InvalidKeyError,
     Measured,
     Method,
     StorageError,
@@ -46,6 +49,9 @@ _PARTS_AT_ONCE = 1
 _READ_BYTES = 4 * 1024 * 1024  # short requests, so that a slow reader never meets the client's time limit
 _ABORT_SECONDS = 10.0  # an abort is one request; the bucket's lifecycle rule takes what is left after it
 _STAGED = re.compile(r"#\d+$")  # obstore's name for a local file that is being written
+# How obstore tells that there is a file in the place of a folder, or a folder in the place of a file.
+_ANOTHER_KIND = re.compile(rf"\(os error ({errno.ENOTDIR}|{errno.EISDIR})\)")
+_NO_PLACE = "a folder cannot hold a file and a folder of one name"
 _CLIENT_OPTIONS = frozenset(
     {
         "allow_http",
@@ -91,6 +97,9 @@ class ObjectStorage(FileStorage):
         content_type: str = DEFAULT_CONTENT_TYPE,
     ) -> StoredFile:
         check_key(key)
+        # Before anything is read: of a long file obstore would only say that it was aborted, and leave it.
+        if self._folder is not None and await asyncio.to_thread(os.path.isdir, self._folder / key):
+            raise InvalidKeyError(_NO_PLACE)
         limit = self._max_file_bytes if max_bytes is None else max_bytes
         part_bytes = max(_PART_BYTES, -(-limit // _MAX_PARTS))
         attributes = None if self._folder else {"Content-Type": content_type}
@@ -141,10 +150,14 @@ class ObjectStorage(FileStorage):
     async def list(self, prefix: str = "") -> AsyncGenerator[StoredFile, None]:
         if prefix:
             check_key(prefix)
-        with _translated():
-            async for batch in obstore.list(self._store, prefix=prefix or None):
-                for meta in batch:
-                    yield _stored_file(meta, DEFAULT_CONTENT_TYPE)
+        try:
+            with _translated():
+                async for batch in obstore.list(self._store, prefix=prefix or None):
+                    for meta in batch:
+                        yield _stored_file(meta, DEFAULT_CONTENT_TYPE)
+        except FileMissingError:
+            if self._folder is None:  # the bucket; in a folder there is a file in the place of this one
+                raise
 
     async def signed_url(self, key: str, *, method: Method = "GET", expires_seconds: int = 900) -> str:
         if self._signer is not None:
@@ -255,6 +268,8 @@ def _translated(*, is_write: bool = False) -> Iterator[None]:
     except obstore_errors.PreconditionError:
         raise
     except obstore_errors.GenericError as error:
+        if _ANOTHER_KIND.search(str(error)):
+            raise (InvalidKeyError(_NO_PLACE) if is_write else FileMissingError()) from error
         raise ServiceUnavailableException("The file storage cannot be reached at the moment") from error
     except (obstore_errors.BaseError, NotImplementedError) as error:
         raise StorageError(f"the file storage refused ({type(error).__name__})") from error
