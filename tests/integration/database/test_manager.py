@@ -34,6 +34,13 @@ async def names(manager):
         return list((await session.scalars(select(things.c.name).order_by(things.c.id))).all())
 
 
+def noting(ran, what):
+    async def hook():
+        ran.append(what)
+
+    return hook
+
+
 async def test_a_transaction_is_committed_when_its_block_ends(database):
     async with database.transaction() as session:
         await session.execute(things.insert().values(name="kept"))
@@ -66,6 +73,53 @@ async def test_a_hook_runs_after_the_commit_and_sees_the_data(database):
         on_commit(session, hook)
         assert seen == []
     assert seen == ["there"]
+
+
+async def test_a_rollback_within_the_block_forgets_the_hooks_made_before_it_and_no_later_one(database):
+    ran = []
+    async with database.transaction() as session:
+        on_commit(session, noting(ran, "before anything was begun"))
+        await session.execute(things.insert().values(name="undone"))
+        on_commit(session, noting(ran, "undone"))
+        async with session.begin_nested():
+            on_commit(session, noting(ran, "undone with what its savepoint was in"))
+        await session.rollback()
+        await session.execute(things.insert().values(name="kept"))
+        on_commit(session, noting(ran, "kept"))
+    assert ran == ["kept"]
+    assert await names(database) == ["kept"]
+
+
+async def test_a_savepoint_that_is_rolled_back_forgets_its_own_hooks_alone(database):
+    ran = []
+    async with database.transaction() as session:
+        on_commit(session, noting(ran, "around"))
+        async with session.begin_nested():
+            on_commit(session, noting(ran, "released"))
+        with pytest.raises(KeyError):
+            async with session.begin_nested():
+                on_commit(session, noting(ran, "undone"))
+                async with session.begin_nested():
+                    on_commit(session, noting(ran, "released into what was undone"))
+                raise KeyError
+        on_commit(session, noting(ran, "after"))
+    assert ran == ["around", "released", "after"]
+
+
+async def test_a_hook_of_what_the_block_itself_committed_survives_a_later_rollback_and_runs_at_its_end(
+    database,
+):
+    ran = []
+    async with database.transaction() as session:
+        await session.execute(things.insert().values(name="committed"))
+        on_commit(session, noting(ran, "committed"))
+        await session.commit()
+        await session.execute(things.insert().values(name="undone"))
+        on_commit(session, noting(ran, "undone"))
+        await session.rollback()
+        assert ran == []
+    assert ran == ["committed"]
+    assert await names(database) == ["committed"]
 
 
 async def test_a_mistake_of_the_statement_is_not_taken_for_an_outage(database):

@@ -21,11 +21,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
 from scalable_fastapi_system.infra.database.connecting import (
     asyncpg_arguments,
@@ -52,10 +52,31 @@ AfterCommit = Callable[[], Awaitable[None]]
 def on_commit(session: AsyncSession, hook: AfterCommit) -> None:
     """Runs `hook` once this session's transaction has been committed by `DatabaseManager.transaction`.
 
-    A rollback forgets it. The hook must not raise for anything that the caller should know: by then the
-    data is stored and the answer is yes.
+    A rollback forgets it, that of a savepoint what was added within. The hook must not raise for anything that the
+    caller should know: by then the data is stored and the answer is yes.
     """
-    session.info.setdefault(_HOOKS, []).append(hook)
+    own = session.sync_session
+    # It belongs to what a rollback would undo now; where nothing is begun yet, to what this begins.
+    made_in = own.get_nested_transaction() or own.get_transaction() or own.begin()
+    own.info.setdefault(_HOOKS, []).append((made_in, hook))
+
+
+class _Session(Session):
+    """The synchronous half of the manager's sessions, which forgets the hooks of what it rolls back."""
+
+
+@event.listens_for(_Session, "after_soft_rollback")
+def _forget_hooks(session: Session, undone: SessionTransaction) -> None:
+    hooks: list[tuple[SessionTransaction, AfterCommit]] | None = session.info.get(_HOOKS)
+    if hooks:
+        hooks[:] = [(made_in, hook) for made_in, hook in hooks if not _is_within(made_in, undone)]
+
+
+def _is_within(transaction: SessionTransaction | None, outer: SessionTransaction) -> bool:
+    """Whether it is that one or nested in it; a savepoint that was released still is."""
+    while transaction is not None and transaction is not outer:
+        transaction = transaction.parent
+    return transaction is outer
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +182,13 @@ class DatabaseManager:
     def AsyncSessionLocal(self) -> AsyncSession:  # noqa: N802 - the guide's public name
         """A new asynchronous session on the running loop; `async with` closes it."""
         self.ensure_schema()
-        return async_sessionmaker(self.async_engine, expire_on_commit=False, info=self.session_info)()
+        make = async_sessionmaker(
+            self.async_engine,
+            sync_session_class=_Session,
+            expire_on_commit=False,
+            info=self.session_info,
+        )
+        return make()
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -174,8 +201,8 @@ class DatabaseManager:
             async with self._undone_by_errors(session):
                 yield session
                 await session.commit()
-            hooks: list[AfterCommit] = session.info.pop(_HOOKS, [])
-        for hook in hooks:
+            hooks: list[tuple[SessionTransaction, AfterCommit]] = session.info.pop(_HOOKS, [])
+        for _, hook in hooks:
             await hook()
 
     @contextlib.asynccontextmanager
