@@ -9,7 +9,7 @@ from scalable_fastapi_system.infra.database import DatabaseManager, Read, Write
 from scalable_fastapi_system.infra.database.observe import StatementCount, counted
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, StatementError
 
 pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
@@ -66,6 +66,24 @@ async def test_a_write_that_a_constraint_refuses_raises_as_a_session_does(databa
     with pytest.raises(IntegrityError) as raised:
         await ADD.one(database, id=2, name="a")
     assert raised.value.params is None or database.backend != "postgresql"
+    assert await names(database) == ["a"]
+
+
+async def test_a_none_in_the_statement_itself_is_stored_and_compared_as_one(database):
+    clear = Write(update(things).where(things.c.id == bindparam("thing_id")).values(name=None))
+    add_nameless = Write(insert(things).values(id=bindparam("thing_id"), name=None))
+    named = Read(select(things.c.id).where(things.c.name == bindparam("name", None, type_=String)))
+    await ADD.run(database, id=1, name="a")
+    assert await clear.run(database, thing_id=1) == 1
+    assert await add_nameless.run(database, thing_id=2) == 1
+    assert await names(database) == [None, None]
+    assert await named.all(database) == []
+
+
+async def test_a_value_that_the_caller_forgets_is_an_error_and_no_null(database):
+    await ADD.run(database, id=1, name="a")
+    with pytest.raises((KeyError, StatementError)):
+        await RENAME.run(database, thing_id=1)
     assert await names(database) == ["a"]
 
 

@@ -41,10 +41,12 @@ class _Direct:
         )
         self._sql = str(compiled)
         self._order: tuple[str, ...] = tuple(compiled.positiontup or ())
+        # None may be one of them: what the caller has to give is told by the statement, not by the lack of a value.
+        given = {name for name, parameter in compiled.binds.items() if parameter.required}
         self._constants = {
             name: value
             for name, value in compiled.params.items()
-            if value is not None and name in self._order
+            if name in self._order and name not in given
         }
 
     async def _on_asyncpg(self, database: DatabaseManager, values: dict[str, Any], method: str) -> Any:
