@@ -11,7 +11,7 @@ from scalable_fastapi_system.infra.database.observe import StatementCount, count
 from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
@@ -120,6 +120,35 @@ async def test_a_hook_of_what_the_block_itself_committed_survives_a_later_rollba
         assert ran == []
     assert ran == ["committed"]
     assert await names(database) == ["committed"]
+
+
+@pytest.mark.parametrize("server", ["primary", "replica"])
+async def test_the_database_refuses_writes_in_each_transaction_of_a_reading_session(
+    make_settings, database_section, server
+):
+    section = dict(database_section)
+    if server == "replica":  # a server that would write
+        section["replica_url"] = section["database_url"]
+    manager = DatabaseManager(make_settings(database=section))
+    things.metadata.create_all(manager.engine)
+    await manager.start()
+    refused = 0
+    async with manager.read_session() as session:
+        for end in (session.rollback, session.commit, session.rollback):
+            assert await session.scalar(select(things.c.name)) is None
+            if manager.backend != "sqlite":  # where a savepoint takes the lock of a writer
+                async with session.begin_nested():
+                    assert await session.scalar(select(things.c.name)) is None
+            await end()
+            with pytest.raises(DBAPIError):
+                await session.execute(things.insert().values(name="never"))
+            refused += 1
+            await session.rollback()
+    assert refused == 3
+    async with manager.transaction() as session:  # the connection that refused them writes again
+        await session.execute(things.insert().values(name="written"))
+    assert await names(manager) == ["written"]
+    await manager.stop()
 
 
 async def test_a_mistake_of_the_statement_is_not_taken_for_an_outage(database):

@@ -24,7 +24,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
 from scalable_fastapi_system.infra.database.connecting import (
@@ -38,7 +38,7 @@ from scalable_fastapi_system.infra.database.liveness import check_before_use
 from scalable_fastapi_system.infra.database.observe import watch_statements
 from scalable_fastapi_system.infra.database.outage import as_unavailable, is_read_only, is_unavailable
 from scalable_fastapi_system.infra.database.pool import LingeringPool
-from scalable_fastapi_system.infra.database.replica import Replica, begin_read_only
+from scalable_fastapi_system.infra.database.replica import ReadingSession, Replica, ask
 from scalable_fastapi_system.infra.database.sqlite import SqliteConnections
 from scalable_fastapi_system.infra.database.urls import async_url, asyncpg_dsn, backend_of, sync_url
 from scalable_fastapi_system.infra.settings import Settings
@@ -101,6 +101,10 @@ class DatabaseManager:
         self._prepared = not settings.is_ephemeral
         # What every session carries in its `info`, for layers above that find their own things by a session.
         self.session_info: dict[str, Any] = {}
+        # By engine, the one with its pool whose transactions begin READ ONLY. Made once: it costs as much as ten sessions.
+        self._reading_engines: weakref.WeakKeyDictionary[AsyncEngine, AsyncEngine] = (
+            weakref.WeakKeyDictionary()
+        )
         self._asyncpg_pool: Any = None  # the home loop's
         self._sqlite = SqliteConnections()
         if settings.is_ephemeral:
@@ -181,14 +185,11 @@ class DatabaseManager:
 
     def AsyncSessionLocal(self) -> AsyncSession:  # noqa: N802 - the guide's public name
         """A new asynchronous session on the running loop; `async with` closes it."""
+        return self._new_session(self.async_engine, _Session)
+
+    def _new_session(self, engine: AsyncEngine, kind: type[Session]) -> AsyncSession:
         self.ensure_schema()
-        make = async_sessionmaker(
-            self.async_engine,
-            sync_session_class=_Session,
-            expire_on_commit=False,
-            info=self.session_info,
-        )
-        return make()
+        return AsyncSession(engine, sync_session_class=kind, expire_on_commit=False, info=self.session_info)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -211,26 +212,31 @@ class DatabaseManager:
 
         What it reads may be behind: for lists, searches and reports, never for what decides a write or must show what
         its caller has just stored. Where the replica cannot be reached, it is one on the primary. The database refuses
-        writes on either. Raises ServiceUnavailableException where neither is there, or where the server is lost within
-        the block.
+        writes on either, in each of the session's transactions. Raises ServiceUnavailableException where neither is
+        there, or where the server is lost within the block.
         """
-        session = await self._replica_session()
-        is_replica = session is not None
-        if session is None:
-            session = self.AsyncSessionLocal()
+        session = await self._replica_session() or self._reading_session()
         async with session, self._undone_by_errors(session, is_reading=True):
-            if not is_replica:
-                await begin_read_only(session, self.backend, is_replica=False)
             yield session
+
+    def _reading_session(self) -> AsyncSession:
+        engine = self.async_engine
+        if self.backend == "postgresql":
+            reading = self._reading_engines.get(engine)
+            if reading is None:
+                reading = engine.execution_options(postgresql_readonly=True)
+                self._reading_engines[engine] = reading
+            engine = reading
+        return self._new_session(engine, ReadingSession)
 
     async def _replica_session(self) -> AsyncSession | None:
         """A session that has its connection to the replica; None where the replica is away, or there is none."""
         replica = self.replica
         if replica is None or not replica.is_worth_trying():
             return None
-        session = replica.database.AsyncSessionLocal()
+        session = replica.database._reading_session()
         try:
-            await begin_read_only(session, replica.database.backend, is_replica=True)
+            await ask(session)  # while there is still the primary to turn to
         except (OSError, DBAPIError) as error:
             await _quietly(session.close())
             if not is_unavailable(error):

@@ -6,13 +6,20 @@ import time
 from typing import TYPE_CHECKING
 
 import structlog
-from sqlalchemy import text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction
 
 if TYPE_CHECKING:
     from scalable_fastapi_system.infra.database.manager import DatabaseManager
 
 _log = structlog.get_logger("database")
+
+# What begins a transaction that only reads. PostgreSQL is told in the BEGIN itself, by the session's engine.
+_READ_ONLY = {
+    "mysql": "START TRANSACTION READ ONLY",
+    "sqlite": "PRAGMA query_only=ON",  # the connection is closed with its transaction
+}
 
 
 class Replica:
@@ -52,17 +59,19 @@ class Replica:
             self._left_alone_until = None
 
 
-async def begin_read_only(session: AsyncSession, backend: str, *, is_replica: bool) -> None:
-    """Takes a connection for the session and has the database refuse writes in its transaction.
+class ReadingSession(Session):
+    """The synchronous half of a session that only reads: the database refuses writes in each of its transactions."""
 
-    A replica is asked at once, so that one that has just died is noticed while there is the primary to turn to.
-    """
-    if backend == "postgresql" and is_replica:
-        await session.execute(text("SET TRANSACTION READ ONLY"))
-    elif backend == "postgresql":
-        # In the BEGIN itself, which goes out with the first statement.
-        await session.connection(execution_options={"postgresql_readonly": True})
-    elif backend == "mysql":
-        await session.execute(text("START TRANSACTION READ ONLY"))
-    else:
-        await session.execute(text("PRAGMA query_only=ON"))  # the connection is closed with its session
+
+@event.listens_for(ReadingSession, "after_begin")
+def _refuse_writes(_session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    statement = _READ_ONLY.get(connection.dialect.name)
+    if statement is not None and not transaction.nested:  # a savepoint is within what was told already
+        connection.exec_driver_sql(statement)
+
+
+async def ask(session: AsyncSession) -> None:
+    """Takes the session's connection and has its server answer: one that has just died is noticed at once."""
+    connection = await session.connection()
+    if connection.dialect.name == "postgresql":  # elsewhere the statement of `_refuse_writes` has asked
+        await session.execute(text("SELECT 1"))
