@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import structlog
-from scalable_fastapi_system.infra.logging import RequestLog, configure_logging, redact
+from scalable_fastapi_system.infra.logging import RequestLog, configure_logging, redact, secrets_of
 from scalable_fastapi_system.infra.settings import Settings
 
 CANARY = "canary-8f2b1c"
@@ -60,6 +60,23 @@ def test_secrets_do_not_appear_whatever_they_are_called(configured):
     assert CANARY not in out
     assert "abcdefgh.ijklmnop" not in out
     assert "ValueError" in out
+
+
+def test_the_secrets_of_the_settings_are_those_of_urls_and_of_the_object_store_too():
+    url = "postgresql://h/d?user=me&password=from%20query&sslpassword=of+its+key"
+    options = {"secret_access_key": "of-the-store", "account_key": "of-azure", "region": "eu-central-1",
+               "endpoint": "http://minio:9000", "proxy_url": "http://me:of-the-proxy@p"}  # fmt: skip
+    settings = Settings(
+        _env_file=None,
+        database={"database_url": url},
+        redis={"redis_url": "redis://:p@ssword1234@h"},
+        storage={"url": "s3://b", "options": options},
+    )
+    found = secrets_of(settings)
+    assert {"from query", "of its key", "p@ssword1234", "of-the-store", "of-azure", "of-the-proxy"} < set(
+        found
+    )
+    assert not {"eu-central-1", "http://minio:9000"} & set(found)
 
 
 def test_debug_lines_are_left_out_at_level_info(configured):

@@ -1,5 +1,7 @@
 """Settings: where values come from, what is refused, and that secrets stay hidden."""
 
+import time
+
 import pytest
 from pydantic import ValidationError
 from scalable_fastapi_system import APISettings, DatabaseSettings, RedisSettings, SecuritySettings, Settings
@@ -170,7 +172,23 @@ def test_every_setting_is_described():
         ("redis://:pass@h:1/0", "redis://:**********@h:1/0"),
         ("postgresql://u:p%40ss@h/d", "postgresql://u:**********@h/d"),
         ("redis://h:1", "redis://h:1"),
+        ("redis://:p@ssword@h:1/0", "redis://:**********@h:1/0"),
+        ("mysql://me@corp:pass@h/d?email=a@b", "mysql://me@corp:**********@h/d?email=a@b"),
+        ("redis://:p@ss@h/0 and amqp://u:q@i", "redis://:**********@h/0 and amqp://u:**********@i"),
+        (
+            "postgresql://h:1/d?user=u&password=p@ss&sslmode=require&sslpassword=q#x",
+            "postgresql://h:1/d?user=u&password=**********&sslmode=require&sslpassword=**********#x",
+        ),
+        ("mysql://h/d?passwd=p", "mysql://h/d?passwd=**********"),
     ],
 )
-def test_only_the_password_of_a_url_is_masked(url, masked):
+def test_only_the_passwords_of_a_url_are_masked(url, masked):
     assert mask_url(url) == masked
+
+
+@pytest.mark.parametrize("part", ["a", "a1", "://", "a://", "a://a:", "://a:@", "?", "&passwd", "?a=", "@"])
+def test_a_long_text_is_looked_through_once_and_not_once_for_each_of_its_letters(part):
+    text = "@x://" + part * (65_536 // len(part))
+    started = time.process_time()
+    mask_url(text)
+    assert time.process_time() - started < 0.5  # of a quadratic search seconds

@@ -18,13 +18,15 @@ import structlog
 from structlog.typing import Processor
 
 from scalable_fastapi_system.infra.settings import Settings
-from scalable_fastapi_system.infra.settings.secrets import MASK, SecretText, mask_url
+from scalable_fastapi_system.infra.settings.secrets import MASK, SecretText, mask_url, passwords_in
 
 # Parts of names whose values are never written.
 _SECRET_NAME = re.compile(
     r"password|passwd|secret|token|authorization|cookie|api[_-]?key|credential|private[_-]?key|dsn",
     re.IGNORECASE,
 )
+# The same for the options of an object store: `secret_access_key`, `account_key`, `sas_token`, `service_account_key` …
+_SECRET_OPTION = re.compile(f"{_SECRET_NAME.pattern}|key|sas", re.IGNORECASE)
 # Names that only look like secrets.
 _HARMLESS = frozenset({"token_type", "tokens", "token_count"})
 # Values that are secrets whatever their name: bearer credentials and JSON web tokens.
@@ -115,21 +117,23 @@ class Redactor:
 
 def secrets_of(settings: Settings) -> list[str]:
     """The secret values that must not appear in a log, whatever they are called there."""
-    from sqlalchemy.engine import make_url
-
     found = [
         settings.security.secret_key,
         *settings.security.previous_secret_keys,
         settings.error_tracking.dsn or "",
         *(provider.client_secret or "" for provider in settings.oidc.providers.values()),
+        # Not those that say where the store is: its errors are of no use without.
+        *(value for name, value in settings.storage.options.items() if _SECRET_OPTION.search(name)),
     ]
     urls = (
         settings.database.database_url,
         settings.database.replica_url,
         settings.redis.redis_url,
         settings.mail.smtp_url,
+        *settings.storage.options.values(),
     )
-    found.extend(make_url(url).password or "" for url in urls if url and "://" in url and "@" in url)
+    for url in urls:
+        found.extend(passwords_in(url or ""))
     return found
 
 

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import re
 from typing import Annotated
+from urllib.parse import unquote, unquote_plus
 
 from pydantic import AfterValidator, WithJsonSchema
 
 MASK = "**********"
-_PASSWORD_IN_URL = re.compile(
-    r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^:/@\s]*):(?P<password>[^@\s]*)@"
-)
+# It ends at the last @ of the authority. Every part stops where another URL may begin, so that a long text from a client
+# is read once and not once for each letter of it.
+_IN_AUTHORITY = re.compile(r"(?<=://)([^:/\s]*:)((?:(?!://)[^@\s])*(?:@[^@/?#\s]*)*)@")
+# libpq takes `password` and `sslpassword`, MySQL's drivers `passwd`, Redis' client `password`.
+_IN_QUERY = re.compile(r"(?i)([?&][a-z_]{0,32}passw(?:or)?d=)([^&#\s]*)")
 
 
 def mask_url(url: str) -> str:
-    """The URL with the password in it replaced; other text comes back as it is."""
-    return _PASSWORD_IN_URL.sub(lambda found: f"{found['scheme']}{found['user']}:{MASK}@", url)
+    """The URL with the passwords in it replaced; other text comes back as it is."""
+    return _IN_AUTHORITY.sub(rf"\1{MASK}@", _IN_QUERY.sub(rf"\1{MASK}", url))
+
+
+def passwords_in(url: str) -> set[str]:
+    """The passwords that `mask_url` replaces, as they are written and as they are meant."""
+    written = [password for _, password in _IN_QUERY.findall(url)]
+    written += [password for _, password in _IN_AUTHORITY.findall(_IN_QUERY.sub(r"\1", url))]
+    return {form for password in written for form in (password, unquote(password), unquote_plus(password))}
 
 
 class SecretText(str):
@@ -32,7 +42,7 @@ class SecretText(str):
 
 
 class SecretUrl(str):
-    """A URL that may carry a password: `repr` hides the password and nothing else."""
+    """A URL that may carry passwords: `repr` hides them and nothing else."""
 
     __slots__ = ()
 
