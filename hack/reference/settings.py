@@ -36,7 +36,7 @@ holds. Variables have their section before two underscores, in capitals or not. 
 A value that cannot be used, and a name that a section does not have, end the process with one line for each.
 `python -m services.manage config` prints what is in force and where each value came from.
 
-*Secret* says that a value is shown nowhere: `**********` in `repr`, logs and `config`. In a *URL* only the password in it is.
+*Secret* says that a value is shown nowhere: `**********` in `repr`, logs and `config`. In a *URL* only the passwords in it are.
 """
 
 

@@ -52,4 +52,5 @@ def test_secrets_are_marked_and_nothing_else_is() -> None:
         "SECURITY__PREVIOUS_SECRET_KEYS",
         "OIDC__PROVIDERS__<NAME>__CLIENT_SECRET",
         "ERROR_TRACKING__DSN",
+        "STORAGE__OPTIONS",
     }

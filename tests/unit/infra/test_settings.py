@@ -2,6 +2,7 @@
 
 import time
 
+import obstore.store
 import pytest
 from pydantic import ValidationError
 from scalable_fastapi_system import APISettings, DatabaseSettings, RedisSettings, SecuritySettings, Settings
@@ -192,3 +193,13 @@ def test_a_long_text_is_looked_through_once_and_not_once_for_each_of_its_letters
     started = time.process_time()
     mask_url(text)
     assert time.process_time() - started < 0.5  # of a quadratic search seconds
+
+
+def test_the_options_of_the_object_store_show_nowhere_and_are_plain_text_to_its_client():
+    options = {"access_key_id": "an-id", "secret_access_key": "very-secret-value"}
+    settings = Settings(storage={"url": "s3://bucket", "options": options})
+    rows = {row.variable: row.value for row in effective_values(settings)}
+    assert "very-secret-value" not in repr(settings) + repr(settings.storage) + rows["STORAGE__OPTIONS"]
+    assert "secret_access_key" in rows["STORAGE__OPTIONS"]
+    config = obstore.store.from_url("s3://bucket", config=settings.storage.options).config
+    assert options.items() <= config.items()

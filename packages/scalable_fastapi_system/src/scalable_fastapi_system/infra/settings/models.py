@@ -325,8 +325,9 @@ class StorageSettings(_Section):
         description="`file:///folder`, `s3://bucket/prefix`, `gs://`, `az://`, or `database://` (chunks in the SQL store: "
         "works with nothing else, right for small installations).",
     )
-    options: dict[str, str] = Field(
-        default_factory=dict, description="JSON of options for the object store's client."
+    options: dict[str, Secret] = Field(
+        default_factory=dict,
+        description="JSON of options for the object store's client, its credentials among them.",
     )
     max_file_bytes: int = Field(1024 * 1024 * 1024, ge=1, description="Largest file accepted.")
 
