@@ -71,6 +71,18 @@ def test_an_unhandled_exception_is_reported_once_with_its_request_and_without_se
     assert event["tags"]["route"] == "/broken"
 
 
+def test_a_secret_in_a_tag_is_masked_by_its_value(make_settings, tracker):
+    key = f"{CANARY}-signing-key-{'x' * 20}"
+    configure_error_tracking(
+        make_settings(error_tracking={"dsn": tracker}, security={"secret_key": key}), component="api"
+    )
+    report_error(RuntimeError("failed"), route=f"/things/{key}")
+    stop_error_tracking()
+    (envelope,) = Tracker.received
+    assert CANARY not in envelope
+    assert json.loads(envelope.splitlines()[2])["tags"]["route"] == "/things/**********"
+
+
 def test_an_answer_of_ours_is_not_a_defect(make_settings, tracker):
     settings = make_settings(error_tracking={"dsn": tracker})
     configure_error_tracking(settings, component="api")

@@ -2,6 +2,11 @@
 
 import json
 import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from uuid import UUID
 
 import pytest
 import structlog
@@ -60,6 +65,56 @@ def test_secrets_do_not_appear_whatever_they_are_called(configured):
     assert CANARY not in out
     assert "abcdefgh.ijklmnop" not in out
     assert "ValueError" in out
+
+
+@dataclass
+class Order:
+    number: int
+    password: str
+    note: str
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_secrets_in_an_exception_an_object_and_within_lists_and_mappings_do_not_appear(form, capsys):
+    key = f"{CANARY}-signing-key"
+    configure_logging(Settings(_env_file=None, logging={"format": form}, security={"secret_key": key}))
+    log = structlog.get_logger()
+    log.warning("a", error=ValueError(f"refused: {key}, Bearer abcdefgh.ijklmnop"))
+    log.warning("b", data={"text": key, "errors": [KeyError(key)]}, items=[key, (key, {key})])
+    log.warning("c", order=Order(7, "a-password-of-it", key), raw=key.encode(), kind=type(key, (), {}))
+    logging.getLogger("lib").warning(ValueError(key), extra={"failure": RuntimeError(key)})
+    out = capsys.readouterr().out
+    assert CANARY not in out
+    assert "abcdefgh.ijklmnop" not in out
+    assert "a-password-of-it" not in out
+    assert "refused: **********" in out
+
+
+def test_what_is_no_text_and_harmless_looks_as_it_did(configured):
+    number = UUID(int=1)
+    when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    structlog.get_logger().info(
+        "x",
+        number=number,
+        when=when,
+        days=[when.date()],
+        kind=Colour.RED,
+        error=KeyError("k"),
+        price=Decimal("1.50"),
+        order=Order(7, "", "n"),
+        nothing=[None, True, 1.5],
+    )
+    (line,) = lines(configured)
+    assert line["number"] == str(number)
+    assert line["when"] == when.isoformat()
+    assert line["days"] == ["2026-01-02"]
+    assert (line["kind"], line["error"], line["price"]) == ("red", "'k'", "1.50")
+    assert line["order"] == {"number": 7, "password": "", "note": "n"}
+    assert line["nothing"] == [None, True, 1.5]
 
 
 def test_the_secrets_of_the_settings_are_those_of_urls_and_of_the_object_store_too():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scalable_fastapi_system.infra.logging import Redactor, redact, secrets_of
+from scalable_fastapi_system.infra.logging import Redactor, secrets_of
 from scalable_fastapi_system.infra.settings import Settings
 
 _is_on = False
@@ -28,7 +28,7 @@ def configure_error_tracking(settings: Settings, *, component: str) -> None:
             value["value"] = redactor.mask(value.get("value") or "")
         for part in ("extra", "tags", "contexts"):
             if part in event:
-                event[part] = redact(event[part])
+                event[part] = redactor.mask(event[part])
         return event
 
     sentry_sdk.init(

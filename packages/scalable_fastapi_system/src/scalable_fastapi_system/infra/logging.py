@@ -6,12 +6,15 @@ of other libraries come out in the same shape. `configure_logging` is called onc
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import orjson
 import structlog
@@ -36,23 +39,37 @@ _SECRET_VALUE = re.compile(
 _MAX_DEPTH = 6
 
 
-def redact(value: Any, *, depth: int = 0) -> Any:
-    """The value with secrets masked: by key in mappings, by pattern in text. Deeper than 6 levels is cut."""
+# What JSON has, or has an unmistakable text for: no place for a secret.
+_HARMLESS_KINDS = (int, float, type(None), datetime, date, time, UUID)
+
+
+def redact(value: Any, *, known: re.Pattern[str] | None = None, depth: int = 0) -> Any:
+    """The value with secrets masked: by key in mappings, by pattern and what is `known` in text. Deeper than 6 levels is cut.
+
+    What is not of JSON, such as an exception, becomes the text that a line would show, for that may hold one.
+    """
     if isinstance(value, SecretText):
         return MASK
     if isinstance(value, str):
         text = mask_url(value) if "://" in value else value
-        return _SECRET_VALUE.sub(MASK, text) if len(text) > 8 else text
+        if len(text) > 8:
+            text = _SECRET_VALUE.sub(MASK, text)
+        return text if known is None else known.sub(MASK, text)
+    if isinstance(value, _HARMLESS_KINDS):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = (field.name for field in dataclasses.fields(value))
+        value = {name: getattr(value, name) for name in fields if not name.startswith("_")}
     if isinstance(value, Mapping):
         if depth >= _MAX_DEPTH:
             return "…"
         return {
-            key: MASK if _is_secret_name(str(key)) and item else redact(item, depth=depth + 1)
+            key: MASK if _is_secret_name(str(key)) and item else redact(item, known=known, depth=depth + 1)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple | set | frozenset):
-        return "…" if depth >= _MAX_DEPTH else [redact(item, depth=depth + 1) for item in value]
-    return value
+        return "…" if depth >= _MAX_DEPTH else [redact(item, known=known, depth=depth + 1) for item in value]
+    return redact(value.value if isinstance(value, Enum) else str(value), known=known, depth=depth)
 
 
 class RequestLog:
@@ -109,10 +126,7 @@ class Redactor:
 
     def mask(self, value: Any) -> Any:
         """The value with secrets masked, by pattern and by the configured values."""
-        cleaned = redact(value)
-        if self._known is not None and isinstance(cleaned, str):
-            return self._known.sub(MASK, cleaned)
-        return cleaned
+        return redact(value, known=self._known)
 
 
 def secrets_of(settings: Settings) -> list[str]:
