@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi.testclient import TestClient
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 from scalable_fastapi_system import create_app
-from scalable_fastapi_system.infra.tracing import configure_tracing, stop_tracing
+from scalable_fastapi_system.infra.tracing import configure_tracing, stop_tracing, tracer_provider
 
 CANARY = "canary-77aa"
 
@@ -60,6 +61,26 @@ def test_request_statement_and_job_are_one_trace_without_secrets(traced, databas
     shown = "".join(span.to_json() for span in spans)
     assert CANARY not in shown
     assert token not in shown
+
+
+def test_what_a_span_failed_with_is_told_without_secrets(make_settings):
+    key = f"{CANARY}-signing-key-{'x' * 20}"
+    exporter = InMemorySpanExporter()
+    settings = make_settings(tracing={"enabled": True, "sample_ratio": 1.0}, security={"secret_key": key})
+    configure_tracing(settings, component="test", exporter=exporter)
+    try:
+        tracer = tracer_provider().get_tracer("test")
+        with pytest.raises(ValueError, match="refused"), tracer.start_as_current_span("fails"):
+            raise ValueError(f"refused: {key}")
+        with tracer.start_as_current_span("works"):
+            pass
+    finally:
+        stop_tracing()
+    failed, worked = exporter.get_finished_spans()
+    assert failed.status.status_code is StatusCode.ERROR
+    assert failed.status.description == "ValueError: refused: **********"
+    assert CANARY not in failed.to_json()
+    assert (worked.status.status_code, worked.status.description) == (StatusCode.UNSET, None)
 
 
 def test_with_tracing_off_the_sdk_is_not_loaded():

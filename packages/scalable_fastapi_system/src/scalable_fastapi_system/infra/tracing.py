@@ -1,7 +1,7 @@
 """OpenTelemetry traces: from the request through SQL and Redis to the job that it enqueued. Off by default.
 
 With tracing off nothing of the SDK is imported. With it on, spans are exported in batches by OTLP over HTTP; a
-collector that is away costs nothing but the spans. Secrets are masked in every attribute before it leaves.
+collector that is away costs nothing but the spans. Secrets are masked in every attribute and status before it leaves.
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ def _instrument(settings: Settings) -> None:
 def _redacting(exporter: SpanExporter, redactor: Redactor) -> SpanExporter:
     from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Status
 
     def clean(attributes: Any) -> dict[str, Any]:
         found: dict[str, Any] = dict(attributes or {})
@@ -154,7 +155,7 @@ def _redacting(exporter: SpanExporter, redactor: Redactor) -> SpanExporter:
         return dict(redactor(None, "", found))
 
     class Redacting(SpanExporter):
-        """Masks secrets in attributes and events on the way out."""
+        """Masks secrets in attributes, events and what a span failed with on the way out."""
 
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
             return exporter.export([self._clean(span) for span in spans])
@@ -176,7 +177,7 @@ def _redacting(exporter: SpanExporter, redactor: Redactor) -> SpanExporter:
                 events=[Event(event.name, clean(event.attributes), event.timestamp) for event in span.events],
                 links=span.links,
                 kind=span.kind,
-                status=span.status,
+                status=Status(span.status.status_code, redactor.mask(span.status.description)),
                 start_time=span.start_time,
                 end_time=span.end_time,
                 instrumentation_scope=span.instrumentation_scope,
