@@ -10,7 +10,7 @@ from scalable_fastapi_system.doctor.findings import Report
 from scalable_fastapi_system.doctor.network import is_reachable
 from scalable_fastapi_system.infra.database import DatabaseManager
 from scalable_fastapi_system.infra.settings import Settings
-from scalable_fastapi_system.infra.storage import StorageError, create_storage
+from scalable_fastapi_system.infra.storage import InvalidKeyError, StorageError, create_storage
 from scalable_fastapi_system.kit.errors import APIException, ConfigurationError
 from scalable_fastapi_system.kit.ids import new_id
 
@@ -49,7 +49,7 @@ async def examine_storage(
             await storage.delete(key)
     except ConfigurationError as error:
         report.problem(AREA, str(error), "Correct STORAGE__URL and STORAGE__OPTIONS.")
-    except (StorageError, APIException, OSError, TimeoutError) as error:
+    except (StorageError, InvalidKeyError, APIException, OSError, TimeoutError) as error:
         report.problem(AREA, *_explain(error, where))
     else:
         if read == CONTENT:
