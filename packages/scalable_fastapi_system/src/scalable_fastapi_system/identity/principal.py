@@ -64,7 +64,7 @@ declare_scopes(
     {
         "profile:read": "Read your own user",
         "profile:write": "Change your own user",
-        ACCOUNT_MANAGE: "Change password, sessions and API keys; for signed-in people, never for a key",
+        ACCOUNT_MANAGE: "Change address, password, sessions and API keys; for signed-in people, never for a key",
         "admin:users": "Read and change any user (administrators)",
         "admin:audit": "Read the audit log (administrators)",
     }

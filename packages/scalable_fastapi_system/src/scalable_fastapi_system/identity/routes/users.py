@@ -18,7 +18,11 @@ from scalable_fastapi_system.identity.repository import sessions as session_rows
 from scalable_fastapi_system.identity.repository import users as user_rows
 from scalable_fastapi_system.identity.schemas import PasswordChange, SessionOut, UserOut, UserUpdate
 from scalable_fastapi_system.identity.service import accounts, sessions
-from scalable_fastapi_system.kit.errors import AuthenticationException, NotFoundException
+from scalable_fastapi_system.kit.errors import (
+    AuthenticationException,
+    AuthorizationException,
+    NotFoundException,
+)
 from scalable_fastapi_system.web.envelope import Envelope, respond
 from scalable_fastapi_system.web.limits import carries_secrets, rate_limit
 
@@ -36,14 +40,24 @@ async def read_me(request: Request, principal: Reader) -> Response:
     return respond(request, data, **data)
 
 
-@router.put("/users/me", response_model=UserAnswer, responses={400: {"description": "The address is taken"}})
+@router.put(
+    "/users/me",
+    response_model=UserAnswer,
+    responses={
+        400: {"description": "The address is taken"},
+        403: {"description": "Signed in, but not allowed; no API key changes the address"},
+    },
+)
 async def update_me(
     request: Request, body: UserUpdate, principal: Writer, identity: App, client: RequestClient
 ) -> Response:
-    """Changes the caller's own user; what is left out stays."""
+    """Changes the caller's own user; what is left out stays. The address is changed by signed-in people only."""
     if body.email is None:
         data = principal.dict()
         return respond(request, data, **data)
+    if not principal.allows((ACCOUNT_MANAGE,)):
+        # Reset links go there: whoever sets the address sets the password.
+        raise AuthorizationException(f"The address needs the scope {ACCOUNT_MANAGE}, which no API key has")
     async with identity.database.transaction() as session:
         user, former = await accounts.change_email(
             session, principal=principal, email=body.email, client=client, now=identity.clock.now()
