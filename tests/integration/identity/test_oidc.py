@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,6 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from scalable_fastapi_system.identity.repository import external as external_rows
+from scalable_fastapi_system.identity.repository import users
+from scalable_fastapi_system.identity.service import recovery
 
 from hack.dev.layout import REPOSITORY
 from hack.dev.ports import find_free
@@ -271,6 +275,96 @@ async def test_signed_in_user_adds_the_provider_and_then_signs_in_with_it(
     assert (await api.client.get(back)).status_code == 409, "it is another's already"
     assert (await account.call("DELETE", path)).status_code == 200
     assert (await account.call("GET", "/users/me/identities")).json()["data"] == []
+
+
+async def linked(account: Account) -> list[str]:
+    return [entry["id"] for entry in (await account.call("GET", "/users/me/identities")).json()["data"]]
+
+
+async def add_provider(account: Account) -> httpx.Response:
+    begun = await account.call("POST", "/auth/oidc/corp/link")
+    back = await at_the_provider(begun.json()["data"]["authorization_url"])
+    return await account.api.client.get(back)
+
+
+async def reset_password(api: Api, username: str) -> None:
+    async with api.database.transaction() as session:
+        user = await users.find(session, username)
+    assert user is not None
+    body = {
+        "token": recovery.make_token(api.identity.settings.security, user),
+        "new_password": "a password that is new",
+    }
+    assert (await api.client.post("/auth/password/reset", json=body)).status_code == 200
+
+
+@pytest.mark.parametrize("has_session", [True, False])
+async def test_provider_cannot_be_added_after_the_sign_in_that_began_it_has_ended(
+    api: Api, has_session: bool
+) -> None:
+    account = await api.account("ada")
+    if not has_session:
+        claims = {"sub": "ada", "user_id": (await account.call("GET", "/users/me")).json()["id"]}
+        account.tokens["access_token"] = api.identity.security.create_access_token(claims)
+    begun = await account.call("POST", "/auth/oidc/corp/link")
+    assert begun.status_code == 200, begun.text
+    back = await at_the_provider(begun.json()["data"]["authorization_url"])
+    await reset_password(api, "ada")
+    assert (await api.client.get(back)).status_code == 401
+    assert await api.statements("SELECT id FROM external_identities") == []
+    if has_session:
+        other = await api.again("ada", "a password that is new")
+        assert (await add_provider(other)).status_code == 200
+
+
+async def test_removed_provider_ends_the_other_sign_ins_through_providers(api: Api) -> None:
+    account = await api.account("ada")
+    thief = Account(api, "", (await add_provider(account)).json()["data"])
+    (identity_id,) = await linked(account)
+    assert (await account.call("DELETE", f"/users/me/identities/{identity_id}")).status_code == 200
+    assert (await thief.call("GET", "/users/me")).status_code == 401
+    assert (await thief.refresh()).status_code == 401
+    assert (await account.call("GET", "/users/me")).status_code == 200
+
+    caller = Account(api, "", (await add_provider(account)).json()["data"])
+    other = Account(api, "", (await sign_in(api)).json()["data"])
+    (identity_id,) = await linked(caller)
+    assert (await caller.call("DELETE", f"/users/me/identities/{identity_id}")).status_code == 200
+    assert (await caller.call("GET", "/users/me")).status_code == 200, "the caller's own goes on"
+    assert (await other.call("GET", "/users/me")).status_code == 401
+
+
+async def test_sign_in_under_way_through_a_provider_that_is_removed_meanwhile_does_not_reach_the_account(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await api.account("ada")
+    assert (await add_provider(account)).status_code == 200
+    (identity_id,) = await linked(account)
+    find_user, asked = external_rows.find_user, 0
+
+    async def slow_find_user(*arguments: Any) -> Any:
+        nonlocal asked
+        found = await find_user(*arguments)
+        asked += 1
+        if asked == 1:
+            assert (await account.call("DELETE", f"/users/me/identities/{identity_id}")).status_code == 200
+        return found
+
+    monkeypatch.setattr(external_rows, "find_user", slow_find_user)
+    signed_in = await sign_in(api)
+    assert signed_in.status_code == 200, "with an account of its own, as anybody whom nobody knows"
+    stranger = Account(api, "", signed_in.json()["data"])
+    assert (await stranger.call("GET", "/users/me")).json()["username"] != "ada"
+
+
+async def test_of_two_removals_at_once_one_way_in_remains(api: Api, provider: Provider) -> None:
+    account = Account(api, "", (await sign_in(api)).json()["data"])
+    provider.control(user={**USER, "sub": "subject-2"})
+    assert (await add_provider(account)).status_code == 200
+    removals = (account.call("DELETE", f"/users/me/identities/{found}") for found in await linked(account))
+    statuses = sorted(response.status_code for response in await asyncio.gather(*removals))
+    assert statuses == [200, 409]
+    assert len(await linked(account)) == 1
 
 
 async def test_last_way_in_cannot_be_removed_and_an_account_without_a_password_has_none_to_guess(

@@ -12,9 +12,10 @@ import json
 import secrets
 import time
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import httpx
 import structlog
@@ -22,6 +23,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
+from scalable_fastapi_system.identity.principal import Principal
 from scalable_fastapi_system.identity.tokens import TokenIssuer, TokenType
 from scalable_fastapi_system.infra.settings import OIDCProviderSettings, Settings
 from scalable_fastapi_system.kit.errors import (
@@ -52,6 +54,15 @@ class Beginning:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """To whose account an identity shall be added, and when and in which of their sign-ins that was begun."""
+
+    user_id: int
+    session_id: UUID | None
+    begun_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ProvenIdentity:
     """Who the provider says this is."""
 
@@ -60,7 +71,7 @@ class ProvenIdentity:
     email: str | None
     is_email_verified: bool
     preferred_username: str | None
-    link_user_id: int | None
+    link: Link | None
 
 
 class OIDCClient:
@@ -78,8 +89,8 @@ class OIDCClient:
         self._keys: KeySet | None = None
         self._keys_at = float("-inf")
 
-    async def begin(self, *, link_user_id: int | None = None) -> Beginning:
-        """The start of a sign-in. link_user_id: of the signed-in user to whom the identity shall be added."""
+    async def begin(self, *, link_to: Principal | None = None) -> Beginning:
+        """The start of a sign-in. link_to: the signed-in user to whom the identity shall be added."""
         from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
         from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
@@ -97,8 +108,10 @@ class OIDCClient:
             code_challenge_method="S256",
         )
         claims = {"sub": self._name, "state": state, "nonce": nonce, "verifier": verifier}
-        if link_user_id is not None:
-            claims["link"] = str(link_user_id)
+        if link_to is not None:
+            claims["link"] = str(link_to.id)
+            if link_to.session_id is not None:
+                claims["sid"] = str(link_to.session_id)
         cookie = self._tokens.issue(TokenType.OIDC_STATE, claims, lifetime=STATE_LIFETIME)
         return Beginning(str(url), cookie)
 
@@ -114,7 +127,6 @@ class OIDCClient:
         claims = await self._check_id_token(metadata, answer, nonce=begun["nonce"])
         if "email" not in claims and "userinfo_endpoint" in metadata:
             claims = {**await self._user_info(metadata, answer, claims["sub"]), **claims}
-        link = begun.get("link")
         return ProvenIdentity(
             issuer=metadata["issuer"],
             subject=claims["sub"],
@@ -123,7 +135,7 @@ class OIDCClient:
             preferred_username=claims.get("preferred_username")
             if isinstance(claims.get("preferred_username"), str)
             else None,
-            link_user_id=None if link is None else int(link),
+            link=_link_of(begun),
         )
 
     # -- the provider ---------------------------------------------------------------------------------------
@@ -267,6 +279,16 @@ class OIDCClient:
 
     def _away(self) -> ServiceUnavailableException:
         return ServiceUnavailableException(f"Signing in with {self._name} is not possible at the moment")
+
+
+def _link_of(begun: dict[str, Any]) -> Link | None:
+    if "link" not in begun:
+        return None
+    return Link(
+        user_id=int(begun["link"]),
+        session_id=UUID(begun["sid"]) if "sid" in begun else None,
+        begun_at=datetime.fromtimestamp(begun["iat"], UTC),
+    )
 
 
 class OIDCClients:

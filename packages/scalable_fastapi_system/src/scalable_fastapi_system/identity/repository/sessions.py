@@ -93,6 +93,17 @@ async def advance(
     )
 
 
+async def is_live(session: AsyncSession, session_id: UUID, *, user_id: int, now: datetime) -> bool:
+    """Whether this is a sign-in of the user that goes on."""
+    condition = exists().where(
+        col(AuthSession.id) == session_id,
+        col(AuthSession.user_id) == user_id,
+        col(AuthSession.revoked_at).is_(None),
+        col(AuthSession.expires_at) > now,
+    )
+    return bool(await session.scalar(select(condition)))
+
+
 async def revoke(
     session: AsyncSession, session_id: UUID, *, user_id: int, reason: str, now: datetime
 ) -> bool:
@@ -101,10 +112,18 @@ async def revoke(
 
 
 async def revoke_all(
-    session: AsyncSession, user_id: int, *, reason: str, now: datetime, besides: UUID | None = None
+    session: AsyncSession,
+    user_id: int,
+    *,
+    reason: str,
+    now: datetime,
+    besides: UUID | None = None,
+    method: str | None = None,
 ) -> int:
-    """Ends every sign-in of a user but the one given; how many."""
-    conditions = () if besides is None else (col(AuthSession.id) != besides,)
+    """Ends every sign-in of a user, or those by this method, but the one given; how many."""
+    conditions = [] if besides is None else [col(AuthSession.id) != besides]
+    if method is not None:
+        conditions.append(col(AuthSession.method) == method)
     return await _revoke(session, conditions, user_id, reason, now)
 
 

@@ -33,6 +33,15 @@ async def add(session: AsyncSession, user: User) -> User:
     return user
 
 
+async def lock(session: AsyncSession, user_id: int) -> User | None:
+    """The user, held against every other change until the transaction ends.
+
+    The update comes first: it waits for the row on every database, and what is read after it is the newest.
+    """
+    await _set(session, user_id, updated_at=col(User.updated_at))
+    return await session.get(User, user_id, populate_existing=True)
+
+
 async def replace_password(
     session: AsyncSession, user_id: int, *, former: str, new: str, now: datetime
 ) -> bool:

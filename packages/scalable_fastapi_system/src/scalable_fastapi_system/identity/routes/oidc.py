@@ -61,7 +61,7 @@ async def begin_link(
     request: Request, provider: ProviderName, principal: AccountHolder, identity: App
 ) -> Response:
     """Begins to add a provider to the caller's account: send the browser that asked to the URL in the answer."""
-    beginning = await identity.oidc.get(provider).begin(link_user_id=principal.id)
+    beginning = await identity.oidc.get(provider).begin(link_to=principal)
     response = respond(request, {"authorization_url": beginning.url}, headers={"cache-control": "no-store"})
     _set_cookie(request, response, identity, beginning.cookie)
     return response
@@ -96,8 +96,8 @@ async def finish(
     proven = await chosen.finish(cookie=cookie, state=state, code=code, issuer=iss)
     now = identity.clock.now()
     async with identity.database.transaction() as session:
-        if proven.link_user_id is not None:
-            user = await external.link(session, user_id=proven.link_user_id, proven=proven, client=client)
+        if proven.link is not None:
+            user = await external.link(session, link=proven.link, proven=proven, client=client, now=now)
         else:
             user = await external.user_of(
                 session,
@@ -128,9 +128,16 @@ async def list_identities(request: Request, principal: AccountHolder, identity: 
 async def remove_identity(
     request: Request, identity_id: UUID, principal: AccountHolder, identity: App, client: RequestClient
 ) -> Response:
-    """Takes a provider away from the caller's account."""
+    """Takes a provider away from the caller's account, and ends the other sign-ins that were made through providers."""
     async with identity.database.transaction() as session:
-        await external.unlink(session, principal=principal, identity_id=identity_id, client=client)
+        await external.unlink(
+            session,
+            principal=principal,
+            identity_id=identity_id,
+            client=client,
+            now=identity.clock.now(),
+        )
+        identity.user_changed(session, principal.id)
     return respond(request, None, "Provider removed")
 
 

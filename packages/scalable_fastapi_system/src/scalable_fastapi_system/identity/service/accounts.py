@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -44,6 +45,26 @@ async def register(
         raise AlreadyRegisteredException from error
     subject = subject_of(user.id)
     record(session, source or subject, subject, "registered", client=client, username=username, role=role)
+    return user
+
+
+async def lock_signed_in(
+    session: AsyncSession, *, user_id: int, session_id: UUID | None, since: datetime, now: datetime
+) -> User:
+    """The user, held until the transaction ends.
+
+    Raises AuthenticationException where the sign-in has ended, or for a token without one, where those from `since` have:
+    the caller was let in by what is remembered of them, and what is added to an account now would outlive the end.
+    """
+    user = await users.lock(session, user_id)
+    if user is None:
+        raise AuthenticationException("This account is gone")
+    if session_id is not None:
+        goes_on = await sessions.is_live(session, session_id, user_id=user_id, now=now)
+    else:
+        goes_on = user.tokens_valid_after is None or since > user.tokens_valid_after
+    if not goes_on:
+        raise AuthenticationException("This sign-in has ended")
     return user
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
@@ -21,9 +22,9 @@ from scalable_fastapi_system.identity.models import (
     ExternalIdentity,
     User,
 )
-from scalable_fastapi_system.identity.oidc import ProvenIdentity
+from scalable_fastapi_system.identity.oidc import Link, ProvenIdentity
 from scalable_fastapi_system.identity.principal import Principal
-from scalable_fastapi_system.identity.repository import external, users
+from scalable_fastapi_system.identity.repository import external, sessions, users
 from scalable_fastapi_system.identity.service import accounts
 from scalable_fastapi_system.kit.errors import AuthorizationException, ConflictException, NotFoundException
 
@@ -41,6 +42,10 @@ async def user_of(
     ConflictException where the address belongs to an account already.
     """
     user = await external.find_user(session, proven.issuer, proven.subject)
+    if user is not None:
+        # Held and asked again: a removal that came first has ended the sign-ins through it, and this one is not among them.
+        await users.lock(session, _id(user))
+        user = await external.find_user(session, proven.issuer, proven.subject)
     if user is not None:
         return user
     if not may_register:
@@ -62,11 +67,18 @@ async def user_of(
     return user
 
 
-async def link(session: AsyncSession, *, user_id: int, proven: ProvenIdentity, client: Client) -> User:
-    """Adds an outside identity to a user. Raises ConflictException where it is somebody else's."""
-    user = await users.get(session, user_id)
-    if user is None:
-        raise NotFoundException("There is no such user")
+async def link(
+    session: AsyncSession, *, link: Link, proven: ProvenIdentity, client: Client, now: datetime
+) -> User:
+    """Adds an outside identity to a user.
+
+    Raises AuthenticationException where the sign-in that began it has ended, ConflictException where the identity is
+    somebody else's.
+    """
+    user_id = link.user_id
+    user = await accounts.lock_signed_in(
+        session, user_id=user_id, session_id=link.session_id, since=link.begun_at, now=now
+    )
     owner = await external.find_user(session, proven.issuer, proven.subject)
     if owner is None:
         await _add(session, user_id=user_id, proven=proven, source=subject_of(user_id), client=client)
@@ -75,15 +87,29 @@ async def link(session: AsyncSession, *, user_id: int, proven: ProvenIdentity, c
     return user
 
 
-async def unlink(session: AsyncSession, *, principal: Principal, identity_id: UUID, client: Client) -> None:
-    """Takes an outside identity away. Raises NotFoundException, or ConflictException where it is the last way in."""
+async def unlink(
+    session: AsyncSession, *, principal: Principal, identity_id: UUID, client: Client, now: datetime
+) -> None:
+    """Takes an outside identity away, and ends the user's sign-ins through providers but the caller's own.
+
+    Which of them was made through this identity is not known. Raises NotFoundException, or ConflictException where it is
+    the last way in.
+    """
+    user = await users.lock(session, principal.id)  # of two at once, the second counts what the first has left
     found = await external.of_user(session, principal.id)
     if identity_id not in {identity.id for identity in found}:
         raise NotFoundException("There is no such identity")
-    user = await users.get(session, principal.id)
     if len(found) == 1 and (user is None or not user.hashed_password):
         raise ConflictException("This is your only way to sign in: set a password first")
     await external.remove(session, principal.id, identity_id)
+    ended = await sessions.revoke_all(
+        session,
+        principal.id,
+        reason="identity_removed",
+        now=now,
+        besides=principal.session_id,
+        method="oidc",
+    )
     record(
         session,
         principal.key,
@@ -91,6 +117,7 @@ async def unlink(session: AsyncSession, *, principal: Principal, identity_id: UU
         "identity_removed",
         client=client,
         identity_id=str(identity_id),
+        sessions_ended=ended,
     )
 
 
