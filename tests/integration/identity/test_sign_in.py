@@ -12,6 +12,9 @@ import bcrypt
 import httpx
 import pytest
 from scalable_fastapi_system.identity import throttle
+from scalable_fastapi_system.identity.repository import users
+from scalable_fastapi_system.identity.service import recovery
+from sqlalchemy import text
 
 from hack.dev.redis_server import Redis
 from tests.integration.identity.conftest import PASSWORD, Api, start_api
@@ -263,8 +266,6 @@ async def test_hash_from_elsewhere_is_replaced_when_its_user_signs_in(api: Api) 
     await api.register("ada")
     plain = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
     async with api.database.transaction() as session:
-        from sqlalchemy import text
-
         await session.execute(text("UPDATE users SET hashed_password = :plain"), {"plain": plain})
     assert (await api.sign_in("ada", "wrong password")).status_code == 401
     assert [row["hashed_password"] for row in await api.statements("SELECT hashed_password FROM users")] == [
@@ -274,6 +275,68 @@ async def test_hash_from_elsewhere_is_replaced_when_its_user_signs_in(api: Api) 
     (stored,) = await api.statements("SELECT hashed_password FROM users")
     assert stored["hashed_password"].startswith("$bcrypt-sha256$")
     assert (await api.sign_in("ada")).status_code == 200
+
+
+@pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
+@pytest.mark.parametrize("deed", ["password_changed", "password_reset", "disabled"])
+async def test_sign_in_that_a_change_overtakes_while_it_is_hashed_is_refused(
+    api: Api, monkeypatch: pytest.MonkeyPatch, deed: str
+) -> None:
+    admin, account = await api.account("root_user", role="admin"), await api.account("ada")
+    user_id = (await account.call("GET", "/users/me")).json()["id"]
+    async with api.database.transaction() as session:
+        user = await users.get(session, user_id)
+    assert user is not None
+    token = recovery.make_token(api.identity.settings.security, user)
+    hasher = api.identity.security.passwords
+    verify, is_verified, is_changed = hasher.verify_in_thread, asyncio.Event(), asyncio.Event()
+
+    async def slow(password: str, hashed: str) -> bool:
+        found = await verify(password, hashed)
+        is_verified.set()
+        await is_changed.wait()
+        return found
+
+    monkeypatch.setattr(hasher, "verify_in_thread", slow)
+    signing_in = asyncio.ensure_future(api.sign_in("ada"))
+    await is_verified.wait()
+    monkeypatch.setattr(hasher, "verify_in_thread", verify)
+    new = "a password that is new"
+    if deed == "password_changed":
+        body = {"current_password": PASSWORD, "new_password": new}
+        response = await account.call("POST", "/users/me/password", json=body)
+    elif deed == "password_reset":
+        body = {"token": token, "new_password": new}
+        response = await api.client.post("/auth/password/reset", json=body)
+    else:
+        response = await admin.call("PATCH", f"/admin/users/{user_id}", json={"is_active": False})
+    assert response.status_code == 200, response.text
+    is_changed.set()
+    refused = await signing_in
+    assert refused.status_code == 401
+    assert refused.json()["message"] == "Incorrect username or password"
+
+
+@pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
+async def test_sign_ins_at_once_that_all_find_an_old_hash_succeed(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.register("ada")
+    plain = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    async with api.database.transaction() as session:
+        await session.execute(text("UPDATE users SET hashed_password = :plain"), {"plain": plain})
+    hasher = api.identity.security.passwords
+    hash_in_thread, together = hasher.hash_in_thread, asyncio.Barrier(4)
+
+    async def all_at_once(password: str) -> str:
+        await together.wait()
+        return await hash_in_thread(password)
+
+    monkeypatch.setattr(hasher, "hash_in_thread", all_at_once)
+    responses = await asyncio.gather(*(api.sign_in("ada") for _ in range(4)))
+    assert [response.status_code for response in responses] == [200] * 4
+    (stored,) = await api.statements("SELECT hashed_password FROM users")
+    assert stored["hashed_password"].startswith("$bcrypt-sha256$")
 
 
 async def test_change_of_scheme_takes_effect_at_the_next_sign_in(

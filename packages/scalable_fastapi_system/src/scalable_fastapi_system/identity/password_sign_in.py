@@ -52,15 +52,21 @@ async def sign_in(
         await identity.throttle.give_back(attempt)
         raise
     hasher = identity.security.passwords
-    hashed = user.hashed_password if user is not None else ""
-    is_right = await hasher.verify_in_thread(password, hashed)
-    if user is None or not is_right or not user.is_active:
+    while True:
+        hashed = user.hashed_password if user is not None else ""
+        is_right = await hasher.verify_in_thread(password, hashed)
+        if user is None or not is_right or not user.is_active:
+            async with identity.database.transaction() as session:
+                subject = subject_of(user.id) if user is not None else "user:unknown"
+                record(session, ANONYMOUS, subject, "sign_in_failed", client=client)
+            raise AuthenticationException("Incorrect username or password")
+        better = await hasher.hash_in_thread(password) if hasher.needs_rehash(hashed) else None
+        tokens = await _open(identity, user, client, better_hash=better)
+        if tokens is not None:
+            break
+        # Not the hash any more: the password was changed meanwhile, or another sign-in has made the same one better.
         async with identity.database.transaction() as session:
-            subject = subject_of(user.id) if user is not None else "user:unknown"
-            record(session, ANONYMOUS, subject, "sign_in_failed", client=client)
-        raise AuthenticationException("Incorrect username or password")
-    better = await hasher.hash_in_thread(password) if hasher.needs_rehash(hashed) else None
-    tokens = await _open(identity, user, client, better_hash=better)
+            user = await users.find(session, identifier)
     await identity.throttle.give_back(attempt)
     return SignedIn(tokens, user)
 
@@ -74,9 +80,15 @@ async def has_signed_in_from(identity: Identity, identifier: str, client: Client
         return await sessions.has_used_address(session, identifier, client.address, since)
 
 
-async def _open(identity: Identity, user: User, client: Client, *, better_hash: str | None) -> TokenPair:
+async def _open(
+    identity: Identity, user: User, client: Client, *, better_hash: str | None
+) -> TokenPair | None:
+    """The tokens of a new sign-in; None where the user is disabled or the hash replaced since it was verified."""
+    assert user.id is not None  # noqa: S101 - it was read from the database
     now = identity.clock.now()
     async with identity.database.transaction() as session:
+        if not await users.confirm_password(session, user.id, user.hashed_password):
+            return None
         opened = await open_session(
             session,
             user=user,
@@ -86,7 +98,6 @@ async def _open(identity: Identity, user: User, client: Client, *, better_hash: 
             lifetime=identity.sign_in_lifetime,
         )
         if better_hash is not None:
-            assert user.id is not None  # noqa: S101 - it was read from the database
             await users.replace_password(
                 session, user.id, former=user.hashed_password, new=better_hash, now=now
             )

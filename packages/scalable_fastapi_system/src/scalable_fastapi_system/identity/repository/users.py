@@ -42,6 +42,17 @@ async def lock(session: AsyncSession, user_id: int) -> User | None:
     return await session.get(User, user_id, populate_existing=True)
 
 
+async def confirm_password(session: AsyncSession, user_id: int, hashed: str) -> bool:
+    """Holds an active user of this hash until the transaction ends; whether there is one. One statement."""
+    statement = (
+        update(User)
+        .where(col(User.id) == user_id, col(User.hashed_password) == hashed, col(User.is_active).is_(True))
+        .values(updated_at=col(User.updated_at))
+        .execution_options(synchronize_session=False)
+    )
+    return _count(await session.execute(statement)) == 1
+
+
 async def replace_password(
     session: AsyncSession, user_id: int, *, former: str, new: str, now: datetime
 ) -> bool:
