@@ -265,6 +265,8 @@ async def test_signed_in_user_adds_the_provider_and_then_signs_in_with_it(
     assert (await api.client.get(back)).status_code == 200
     by_provider = Account(api, "", (await sign_in(api)).json()["data"])
     assert (await by_provider.call("GET", "/users/me")).json()["id"] == user_id
+    (notice,) = await api.statements("SELECT * FROM jobs")
+    assert "identity_added" in str(dict(notice)), "the user is told"
     (linked,) = (await account.call("GET", "/users/me/identities")).json()["data"]
     assert (linked["issuer"], linked["subject"]) == (provider.issuer, "subject-1")
     other = await api.account("bob")

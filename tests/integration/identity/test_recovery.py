@@ -10,6 +10,8 @@ from email.message import EmailMessage
 from typing import Any
 
 import pytest
+from scalable_fastapi_system.identity.models import ExternalIdentity
+from scalable_fastapi_system.identity.repository import audit, external
 from scalable_fastapi_system.identity.service import recovery
 from scalable_fastapi_system.identity.tokens import TokenType
 
@@ -72,6 +74,53 @@ async def test_link_in_the_message_sets_a_password_once_and_ends_every_sign_in(
     again = await reset(api, token, "yet another password")
     assert again.status_code == 400
     assert again.json()["error_code"] == "RESET_LINK_INVALID"
+
+
+async def test_reset_ends_api_keys_and_removes_providers_and_the_user_is_told(
+    api: Api, mail: MailServer
+) -> None:
+    """Whoever registered somebody's address before them, or had the account for a while, may have left those behind."""
+    account = await api.account("ada")
+    user_id = (await account.call("GET", "/users/me")).json()["id"]
+    other = await api.account("bob")
+    keys = []
+    for one in (account, other):
+        made = await one.call("POST", "/api-keys", json={"name": "k", "scopes": ["*"]})
+        keys.append({"X-API-Key": made.json()["data"]["key"]})
+        assert (await api.client.get("/users/me", headers=keys[-1])).status_code == 200
+    async with api.database.transaction() as session:
+        for number in (1, 2):
+            await external.add(
+                session,
+                ExternalIdentity(user_id=user_id, issuer="https://corp.example", subject=str(number)),
+            )
+    assert [letter["Subject"] for letter in await arrived(mail, 2)] == [
+        "An API key was added to your account"
+    ] * 2
+    await forgot(api, "ada@example.com")
+    assert (await reset(api, token_in((await arrived(mail, 3))[2]))).status_code == 200
+    told = (await arrived(mail, 4))[3]
+    assert (told["To"], told["Subject"]) == ("ada@example.com", "Your password was changed")
+    assert (await api.client.get("/users/me", headers=keys[0])).status_code == 401
+    assert (await api.client.get("/users/me", headers=keys[1])).status_code == 200, "another's goes on"
+    assert await api.statements("SELECT id FROM external_identities") == []
+    async with api.database.transaction() as session:
+        (event,) = [
+            entry
+            for entry in await audit.page(session, before=None, limit=9)
+            if entry.action == "password_reset"
+        ]
+    assert event.detail == {"sessions_ended": 1, "api_keys_ended": 1, "identities_removed": 2}
+
+
+async def test_who_makes_keys_one_after_another_fills_no_mailbox(api: Api, mail: MailServer) -> None:
+    account = await api.account("ada")
+    for number in range(5):
+        made = await account.call("POST", "/api-keys", json={"name": f"k{number}", "scopes": ["*"]})
+        assert made.status_code == 201
+    await arrived(mail, 3)
+    await asyncio.sleep(0.5)
+    assert len(mail.messages) == 3
 
 
 async def test_answer_is_the_same_whether_there_is_such_a_user(api: Api, mail: MailServer) -> None:

@@ -23,7 +23,14 @@ from scalable_fastapi_system.kit.clock import utc_now
 # Longer than any sign-in lasts is not needed: a family proves a theft only while it goes on.
 _KEEP_ENDED = timedelta(days=30)
 
-Notice = Literal["email_changed", "password_changed", "refresh_token_reused"]
+Notice = Literal[
+    "email_changed",
+    "password_changed",
+    "password_reset",
+    "api_key_added",
+    "identity_added",
+    "refresh_token_reused",
+]
 _NOTICES: dict[str, tuple[str, str]] = {
     "email_changed": (
         "Your address was changed",
@@ -32,6 +39,18 @@ _NOTICES: dict[str, tuple[str, str]] = {
     "password_changed": (
         "Your password was changed",
         "The password of your account {username} was changed, and your other sign-ins have ended.",
+    ),
+    "password_reset": (
+        "Your password was changed",
+        "The password of your account {username} was set by a link. Its sign-ins and API keys have ended.",
+    ),
+    "api_key_added": (
+        "An API key was added to your account",
+        "An API key was made that acts for your account {username}.",
+    ),
+    "identity_added": (
+        "A provider was added to your account",
+        "Your account {username} can be signed in to through another provider from now on.",
     ),
     "refresh_token_reused": (
         "One of your sign-ins was ended",

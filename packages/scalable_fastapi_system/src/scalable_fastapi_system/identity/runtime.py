@@ -50,6 +50,13 @@ class Identity:
         await self.changes.stop()
         self.security.passwords.close()
 
+    async def may_notify(self, user_id: int) -> bool:
+        """Whether one more notice may go to this user of what can be done as often as one likes.
+
+        The address may be a stranger's. Three at once, then one every ten minutes.
+        """
+        return await self.throttle.admit_message(f"\0notice {user_id}")  # no address holds a zero byte
+
     def user_changed(self, session: AsyncSession, user_id: int) -> None:
         """Makes everyone read this user again, once the transaction is committed."""
 

@@ -86,6 +86,18 @@ async def revoke(session: AsyncSession, key_id: UUID, *, user_id: int, now: date
     return cast("CursorResult[Any]", result).rowcount == 1
 
 
+async def revoke_all(session: AsyncSession, user_id: int, now: datetime) -> int:
+    """Ends every key of a user at once; how many."""
+    statement = (
+        update(ApiKey)
+        .where(col(ApiKey.user_id) == user_id, col(ApiKey.revoked_at).is_(None))
+        .values(revoked_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    result: Any = await session.execute(statement)
+    return cast("CursorResult[Any]", result).rowcount
+
+
 async def _set(session: AsyncSession, key_id: UUID, **values: Any) -> None:
     await session.execute(
         update(ApiKey)

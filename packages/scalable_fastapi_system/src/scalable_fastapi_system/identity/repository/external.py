@@ -37,9 +37,18 @@ async def of_user(session: AsyncSession, user_id: int) -> list[ExternalIdentity]
 
 async def remove(session: AsyncSession, user_id: int, identity_id: UUID) -> bool:
     """Removes one of a user's; whether there was one."""
-    result: Any = await session.execute(
-        delete(ExternalIdentity).where(
-            col(ExternalIdentity.id) == identity_id, col(ExternalIdentity.user_id) == user_id
-        )
+    statement = delete(ExternalIdentity).where(
+        col(ExternalIdentity.id) == identity_id, col(ExternalIdentity.user_id) == user_id
     )
-    return cast("CursorResult[Any]", result).rowcount == 1
+    return _count(await session.execute(statement)) == 1
+
+
+async def remove_all(session: AsyncSession, user_id: int) -> int:
+    """Removes all of a user's; how many."""
+    return _count(
+        await session.execute(delete(ExternalIdentity).where(col(ExternalIdentity.user_id) == user_id))
+    )
+
+
+def _count(result: Any) -> int:
+    return cast("CursorResult[Any]", result).rowcount

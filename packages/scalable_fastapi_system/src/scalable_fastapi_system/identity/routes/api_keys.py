@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from scalable_fastapi_system.identity.dependencies import App, RequestClient, requires
+from scalable_fastapi_system.identity.jobs import notify
 from scalable_fastapi_system.identity.models import ApiKey
 from scalable_fastapi_system.identity.principal import ACCOUNT_MANAGE, Principal
 from scalable_fastapi_system.identity.repository import api_keys as rows
@@ -46,6 +47,7 @@ async def create_key(
 ) -> Response:
     """Makes a key. The answer is the only time that it is shown."""
     lifetime = None if body.expires_in_days is None else timedelta(days=body.expires_in_days)
+    is_told = await identity.may_notify(principal.id)
     async with identity.database.transaction() as session:
         row, text = await api_keys.create(
             session,
@@ -57,6 +59,10 @@ async def create_key(
             client=client,
             now=identity.clock.now(),
         )
+        if is_told:
+            await notify(
+                session, identity.settings, "api_key_added", to=principal.email, username=principal.username
+            )
     return _new_key(request, row, text)
 
 
@@ -94,6 +100,7 @@ async def rotate_key(
 ) -> Response:
     """Makes a key in the place of another; both are good until the overlap is over."""
     overlap = timedelta(seconds=(body or ApiKeyRotate()).overlap_seconds)
+    is_told = await identity.may_notify(principal.id)
     async with identity.database.transaction() as session:
         row, text = await api_keys.rotate(
             session,
@@ -104,6 +111,10 @@ async def rotate_key(
             client=client,
             now=identity.clock.now(),
         )
+        if is_told:
+            await notify(
+                session, identity.settings, "api_key_added", to=principal.email, username=principal.username
+            )
         identity.user_changed(session, principal.id)
     return _new_key(request, row, text)
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from scalable_fastapi_system.identity.dependencies import App, RequestClient
 from scalable_fastapi_system.identity.device import set_device_cookie
-from scalable_fastapi_system.identity.jobs import send_password_reset
+from scalable_fastapi_system.identity.jobs import notify, send_password_reset
 from scalable_fastapi_system.identity.mail import sender_of
 from scalable_fastapi_system.identity.password_policy import refuse_weak
 from scalable_fastapi_system.identity.schemas import ForgottenPassword, PasswordReset
@@ -41,7 +41,7 @@ async def forgot_password(request: Request, body: ForgottenPassword, identity: A
 async def reset_password(
     request: Request, body: PasswordReset, identity: App, client: RequestClient
 ) -> Response:
-    """Sets a new password with the token of the link, and ends every sign-in of the user."""
+    """Sets a new password with the token of the link; the user's sign-ins and API keys end, and providers are removed."""
     claims = recovery.read_token(identity.security.tokens, body.token)
     async with identity.database.transaction() as session:
         user = await recovery.user_of(session, claims)
@@ -50,6 +50,7 @@ async def reset_password(
     async with identity.database.transaction() as session:
         await recovery.reset(session, user=user, new_hash=new_hash, client=client, now=identity.clock.now())
         identity.user_changed(session, int(claims["sub"]))
+        await notify(session, identity.settings, "password_reset", to=user.email, username=user.username)
     response = respond(request, None, "Password set: sign in with it")
     # Who had the message is no guesser: this browser gets past the throttle.
     set_device_cookie(request, response, identity, user.username, user.email)

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from scalable_fastapi_system.identity.audit import Client, record, subject_of
 from scalable_fastapi_system.identity.models import User
-from scalable_fastapi_system.identity.repository import sessions, users
+from scalable_fastapi_system.identity.repository import api_keys, external, sessions, users
 from scalable_fastapi_system.identity.tokens import TokenIssuer, TokenType
 from scalable_fastapi_system.infra.settings import SecuritySettings
 from scalable_fastapi_system.kit.errors import APIException, AuthenticationException
@@ -63,14 +63,27 @@ async def user_of(session: AsyncSession, claims: dict[str, Any]) -> User:
 
 
 async def reset(session: AsyncSession, *, user: User, new_hash: str, client: Client, now: datetime) -> None:
-    """Sets the password and ends every sign-in. Raises ResetLinkException where the link was used meanwhile."""
+    """Sets the password and ends every other way in: sign-ins, API keys, outside identities.
+
+    The address may have been somebody else's when the account was made, and whoever had it since may have added keys and
+    providers. Raises ResetLinkException where the link was used meanwhile.
+    """
     assert user.id is not None  # noqa: S101 - it was read from the database
     if not await users.replace_password(session, user.id, former=user.hashed_password, new=new_hash, now=now):
         raise ResetLinkException
     await users.refuse_tokens_before(session, user.id, now)
     ended = await sessions.revoke_all(session, user.id, reason="password_reset", now=now)
     subject = subject_of(user.id)
-    record(session, subject, subject, "password_reset", client=client, sessions_ended=ended)
+    record(
+        session,
+        subject,
+        subject,
+        "password_reset",
+        client=client,
+        sessions_ended=ended,
+        api_keys_ended=await api_keys.revoke_all(session, user.id, now),
+        identities_removed=await external.remove_all(session, user.id),
+    )
 
 
 def _fingerprint(user: User) -> str:
