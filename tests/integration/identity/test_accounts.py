@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from scalable_fastapi_system import create_app
+from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.errors import RateLimitExceededException
 
-from tests.integration.identity.conftest import PASSWORD, Api
+from tests.integration.identity.conftest import PASSWORD, Api, start_api
 
 pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
@@ -101,7 +102,7 @@ async def test_own_user_is_at_the_top_and_in_data(api: Api) -> None:
 
 async def test_changed_address_is_read_back_at_once_and_its_case_does_not_count(api: Api) -> None:
     account = await api.account("ada")
-    for number in range(20):
+    for number in range(3):
         email = f"Updated{number}@Example.com"
         response = await account.call("PUT", "/users/me", json={"email": email})
         assert response.status_code == 200
@@ -115,6 +116,29 @@ async def test_address_of_another_cannot_be_taken_over(api: Api) -> None:
     response = await account.call("PUT", "/users/me", json={"email": "BOB@example.com"})
     assert response.status_code == 400
     assert (await account.call("GET", "/users/me")).json()["email"] == "ada@example.com"
+
+
+async def test_address_is_changed_three_times_at_once_taken_ones_included(api: Api) -> None:
+    """Else one account could have messages sent to any number of strangers, and ask who has an account."""
+    account = await api.account("ada")
+    other = await api.account("bob")
+    for email, status in (("stranger@example.com", 200), ("bob@example.com", 400), ("x@example.com", 200)):
+        assert (await account.call("PUT", "/users/me", json={"email": email})).status_code == status
+    for email in ("bob@example.com", "nobody@example.com"):
+        refused = await account.call("PUT", "/users/me", json={"email": email})
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "600"
+    assert (await account.call("GET", "/users/me")).json()["email"] == "x@example.com"
+    assert (await account.call("PUT", "/users/me", json={})).status_code == 200
+    assert (await other.call("PUT", "/users/me", json={"email": "y@example.com"})).status_code == 200
+
+
+async def test_changes_of_the_address_are_limited_like_sign_ins(
+    identity_settings: Callable[..., Settings],
+) -> None:
+    async with start_api(identity_settings(rate_limit={"enabled": True, "auth": "10/day"})) as api:
+        response = await (await api.account("ada")).call("PUT", "/users/me", json={})
+        assert response.headers["ratelimit-policy"] == '"auth";q=10;w=86400'
 
 
 async def test_changed_password_ends_other_sign_ins_and_keeps_this_one(api: Api) -> None:
@@ -189,7 +213,5 @@ def test_guides_calls_work_on_an_application_that_was_never_started() -> None:
 
 
 async def test_closed_registration_is_a_403(identity_settings: Any) -> None:
-    from tests.integration.identity.conftest import start_api
-
     async with start_api(identity_settings(security={"registration_enabled": False})) as api:
         assert (await api.register("ada")).status_code == 403

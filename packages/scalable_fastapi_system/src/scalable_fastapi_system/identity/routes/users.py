@@ -22,6 +22,7 @@ from scalable_fastapi_system.kit.errors import (
     AuthenticationException,
     AuthorizationException,
     NotFoundException,
+    RateLimitExceededException,
 )
 from scalable_fastapi_system.web.envelope import Envelope, respond
 from scalable_fastapi_system.web.limits import carries_secrets, rate_limit
@@ -48,6 +49,7 @@ async def read_me(request: Request, principal: Reader) -> Response:
         403: {"description": "Signed in, but not allowed; no API key changes the address"},
     },
 )
+@rate_limit("auth")
 async def update_me(
     request: Request, body: UserUpdate, principal: Writer, identity: App, client: RequestClient
 ) -> Response:
@@ -58,6 +60,11 @@ async def update_me(
     if not principal.allows((ACCOUNT_MANAGE,)):
         # Reset links go there: whoever sets the address sets the password.
         raise AuthorizationException(f"The address needs the scope {ACCOUNT_MANAGE}, which no API key has")
+    # Each change sends a notice to the former address, which may be a stranger's; a refused one tells that it is taken.
+    if not await identity.throttle.admit_message(f"\0email {principal.id}"):  # no address holds a zero byte
+        raise RateLimitExceededException(
+            "The address was changed too often; try again in ten minutes", headers={"Retry-After": "600"}
+        )
     async with identity.database.transaction() as session:
         user, former = await accounts.change_email(
             session, principal=principal, email=body.email, client=client, now=identity.clock.now()
