@@ -203,6 +203,35 @@ async def test_refresh_token_signs_out_where_the_access_token_has_expired(api: A
     assert (await api.client.post("/auth/logout")).status_code == 401
 
 
+async def test_refresh_token_that_is_not_good_any_more_ends_no_other_sign_in(
+    identity_settings: Callable[..., Any],
+) -> None:
+    async def everywhere(api: Api, token: str) -> int:
+        body = {"refresh_token": token, "everywhere": True}
+        response = await api.client.post("/auth/logout", json=body)
+        assert response.status_code == 200, response.text
+        ended: int = response.json()["data"]["sessions_ended"]
+        return ended
+
+    async with start_api(identity_settings(security={"refresh_reuse_grace_seconds": 1})) as api:
+        account = await api.account()
+        assert (await account.call("POST", "/auth/logout")).status_code == 200
+        other = await api.again("ada")
+        assert await everywhere(api, account.tokens["refresh_token"]) == 0, "its sign-in has ended"
+        third = await api.again("ada")
+        stolen = third.tokens["refresh_token"]
+        third.tokens = (await third.refresh()).json()["data"]
+        await asyncio.sleep(1.1)
+        assert await everywhere(api, stolen) == 1, "replaced: its own sign-in ends, and that alone"
+        assert (await third.call("GET", "/users/me")).status_code == 401
+        assert (await other.call("GET", "/users/me")).status_code == 200
+        fourth = await api.again("ada")
+        await fourth.refresh()
+        assert await everywhere(api, fourth.tokens["refresh_token"]) == 2, "within the grace it is good"
+        assert (await other.call("GET", "/users/me")).status_code == 401
+        assert await everywhere(api, fourth.tokens["refresh_token"]) == 0
+
+
 async def test_expired_access_token_beside_the_refresh_token_does_not_keep_anybody_signed_in(
     api: Api,
 ) -> None:

@@ -179,7 +179,11 @@ class LogoutRequest(_Input):
     refresh_token: str | None = Field(
         None, min_length=1, max_length=8192, repr=False, description="In place of an access token."
     )
-    everywhere: bool = Field(False, strict=True, description="End all sign-ins of the user.")
+    everywhere: bool = Field(
+        False,
+        strict=True,
+        description="End all sign-ins of the user; by a refresh token only while it is good.",
+    )
 
 
 class SessionOut(BaseModel):

@@ -93,15 +93,19 @@ async def advance(
     )
 
 
-async def is_live(session: AsyncSession, session_id: UUID, *, user_id: int, now: datetime) -> bool:
-    """Whether this is a sign-in of the user that goes on."""
-    condition = exists().where(
-        col(AuthSession.id) == session_id,
-        col(AuthSession.user_id) == user_id,
-        col(AuthSession.revoked_at).is_(None),
-        col(AuthSession.expires_at) > now,
+async def get_live(
+    session: AsyncSession, session_id: UUID, *, user_id: int, now: datetime
+) -> AuthSession | None:
+    """This sign-in of the user if it goes on."""
+    found: AuthSession | None = await session.scalar(
+        select(AuthSession).where(
+            col(AuthSession.id) == session_id,
+            col(AuthSession.user_id) == user_id,
+            col(AuthSession.revoked_at).is_(None),
+            col(AuthSession.expires_at) > now,
+        )
     )
-    return bool(await session.scalar(select(condition)))
+    return found
 
 
 async def revoke(

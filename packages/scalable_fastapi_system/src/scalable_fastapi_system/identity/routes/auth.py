@@ -173,16 +173,28 @@ async def logout(
     # Not a dependency: most clients send their access token with everything, and here it may have expired.
     if body.refresh_token is not None:
         claims = identity.security.verify_token(body.refresh_token, TokenType.REFRESH)
-        user_id, session_id = claims.get("user_id"), _session_of(claims)
-        if not isinstance(user_id, int) or session_id is None:
+        user_id, session_id, generation = claims.get("user_id"), _session_of(claims), claims.get("gen")
+        if not isinstance(user_id, int) or session_id is None or not isinstance(generation, int):
             raise InvalidTokenException
     elif (principal := await get_optional_user(request)) is None:
         raise AuthenticationException("Not authenticated")
     else:
         user_id, session_id = _own(principal)
+        generation = None
     now, source = identity.clock.now(), f"user:{user_id}"
     async with identity.database.transaction() as session:
-        if body.everywhere or session_id is None:
+        is_everywhere = body.everywhere or session_id is None
+        if is_everywhere and session_id is not None and generation is not None:
+            # One that is worth nothing any more, a thief's perhaps, ends no more than its own sign-in.
+            is_everywhere = await sessions.is_good(
+                session,
+                user_id=user_id,
+                session_id=session_id,
+                generation=generation,
+                now=now,
+                grace_seconds=identity.settings.security.refresh_reuse_grace_seconds,
+            )
+        if is_everywhere or session_id is None:
             ended = await sessions.end_all(session, user_id=user_id, source=source, client=client, now=now)
         else:
             ended = int(

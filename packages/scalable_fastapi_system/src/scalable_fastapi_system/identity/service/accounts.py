@@ -60,7 +60,7 @@ async def lock_signed_in(
     if user is None:
         raise AuthenticationException("This account is gone")
     if session_id is not None:
-        goes_on = await sessions.is_live(session, session_id, user_id=user_id, now=now)
+        goes_on = await sessions.get_live(session, session_id, user_id=user_id, now=now) is not None
     else:
         goes_on = user.tokens_valid_after is None or since > user.tokens_valid_after
     if not goes_on:

@@ -94,8 +94,7 @@ async def rotate(
         sign_in.generation = generation + 1
         await session.flush()
         return Rotation(user, sign_in)
-    superseded_at = next((at for number, at in sign_in.superseded if number == generation), None)
-    if superseded_at is not None and now.timestamp() - superseded_at <= grace_seconds:
+    if _is_retry(sign_in, generation, now, grace_seconds):
         return Rotation(user, sign_in)
     if generation > sign_in.generation:
         return Rotation(refusal="unknown")  # signed by us and ahead of us: the database was restored
@@ -103,6 +102,23 @@ async def rotate(
     subject = subject_of(sign_in.user_id)
     record(session, "anonymous", subject, "refresh_token_reused", client=client, session_id=str(session_id))
     return Rotation(user, sign_in, refusal="reuse")
+
+
+async def is_good(
+    session: AsyncSession,
+    *,
+    user_id: int,
+    session_id: UUID,
+    generation: int,
+    now: datetime,
+    grace_seconds: float,
+) -> bool:
+    """Whether a refresh token is one that `rotate` would take. Holds the user's row until the transaction ends."""
+    user = await users.lock(session, user_id)
+    sign_in = await sessions.get_live(session, session_id, user_id=user_id, now=now)
+    if user is None or not user.is_active or sign_in is None:
+        return False
+    return generation == sign_in.generation or _is_retry(sign_in, generation, now, grace_seconds)
 
 
 async def end(
@@ -117,7 +133,13 @@ async def end(
 
 async def end_all(session: AsyncSession, *, user_id: int, source: str, client: Client, now: datetime) -> int:
     """Ends every sign-in of a user, and refuses tokens that belong to none; how many there were."""
-    ended = await sessions.revoke_all(session, user_id, reason="signed_out", now=now)
+    # The user's row first, as a password reset and a sign-in do: else two could wait for each other.
     await users.refuse_tokens_before(session, user_id, now)
+    ended = await sessions.revoke_all(session, user_id, reason="signed_out", now=now)
     record(session, source, subject_of(user_id), "signed_out_everywhere", client=client, sessions_ended=ended)
     return ended
+
+
+def _is_retry(sign_in: AuthSession, generation: int, now: datetime, grace_seconds: float) -> bool:
+    superseded_at = next((at for number, at in sign_in.superseded if number == generation), None)
+    return superseded_at is not None and now.timestamp() - superseded_at <= grace_seconds
