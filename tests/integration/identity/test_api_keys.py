@@ -194,6 +194,17 @@ async def test_both_keys_are_good_in_the_overlap_of_a_rotation(api: Api) -> None
     assert (await call(api, new["key"])).status_code == 200
 
 
+@pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
+async def test_of_several_rotations_of_a_key_at_once_one_succeeds(api: Api) -> None:
+    account = await api.account()
+    old = await make_key(account)
+    responses = await asyncio.gather(
+        *(account.call("POST", f"/api-keys/{old['id']}/rotate") for _ in range(4))
+    )
+    assert sorted(response.status_code for response in responses) == [201, 409, 409, 409]
+    assert len(await api.statements("SELECT id FROM api_keys")) == 2
+
+
 async def test_rotation_without_overlap_ends_the_former_key_at_once(api: Api) -> None:
     account = await api.account()
     old = await make_key(account)
@@ -254,3 +265,31 @@ async def test_number_of_keys_is_limited(api: Api, monkeypatch: pytest.MonkeyPat
     assert (await account.call("POST", "/api-keys", json=body)).status_code == 409
     await account.call("DELETE", f"/api-keys/{first['id']}")
     assert (await account.call("POST", "/api-keys", json=body)).status_code == 201
+
+
+@pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
+async def test_number_of_keys_is_limited_also_where_they_are_made_at_once(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scalable_fastapi_system.identity.service.api_keys.MAX_KEYS_PER_USER", 2)
+    account = await api.account()
+    body = {"name": "reports", "scopes": ["profile:read"]}
+    responses = await asyncio.gather(*(account.call("POST", "/api-keys", json=body) for _ in range(6)))
+    assert sorted(response.status_code for response in responses) == [201, 201, 409, 409, 409, 409]
+
+
+async def test_no_key_is_made_in_a_sign_in_that_has_ended_elsewhere(
+    identity_settings: Callable[..., Any],
+) -> None:
+    """Another process remembers the caller for the revocation delay; a key would outlast it."""
+    async with start_api(identity_settings()) as one, start_api(identity_settings()) as two:
+        account = await one.account()
+        made = await make_key(account)
+        elsewhere = Account(two, "ada", account.tokens)
+        assert (await elsewhere.call("GET", "/users/me")).status_code == 200
+        assert (await account.call("POST", "/auth/logout", json={"everywhere": True})).status_code == 200
+        assert (await elsewhere.call("GET", "/users/me")).status_code == 200, "it is remembered there"
+        body = {"name": "forever", "scopes": ["*"]}
+        assert (await elsewhere.call("POST", "/api-keys", json=body)).status_code == 401
+        assert (await elsewhere.call("POST", f"/api-keys/{made['id']}/rotate")).status_code == 401
+        assert len(await one.statements("SELECT id FROM api_keys")) == 1

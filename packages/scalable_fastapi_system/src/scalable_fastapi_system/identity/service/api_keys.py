@@ -12,6 +12,7 @@ from scalable_fastapi_system.identity.audit import Client, record, subject_of
 from scalable_fastapi_system.identity.models import ROLE_ADMIN, ApiKey
 from scalable_fastapi_system.identity.principal import ADMIN_PREFIX, Principal
 from scalable_fastapi_system.identity.repository import api_keys
+from scalable_fastapi_system.identity.service.accounts import lock_signed_in
 from scalable_fastapi_system.kit.errors import (
     AuthorizationException,
     ConflictException,
@@ -31,12 +32,42 @@ async def create(
     lifetime: timedelta | None,
     client: Client,
     now: datetime,
-    rotated_from: UUID | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key of the caller, and the text that is shown once.
 
-    Raises AuthorizationException for a scope that the caller does not hold, ConflictException for too many keys.
+    Raises AuthenticationException where the caller's sign-in has ended, AuthorizationException for a scope that the caller
+    does not hold, ConflictException for too many keys.
     """
+    await _lock_owner(session, principal, now)
+    return await _add(
+        session,
+        principal=principal,
+        hasher=hasher,
+        name=name,
+        scopes=scopes,
+        lifetime=lifetime,
+        client=client,
+        now=now,
+    )
+
+
+async def _lock_owner(session: AsyncSession, principal: Principal, now: datetime) -> None:
+    # Of several at once, each counts what the one before has made.
+    await lock_signed_in(session, user_id=principal.id, session_id=principal.session_id, since=now, now=now)
+
+
+async def _add(
+    session: AsyncSession,
+    *,
+    principal: Principal,
+    hasher: KeyHasher,
+    name: str,
+    scopes: list[str],
+    lifetime: timedelta | None,
+    client: Client,
+    now: datetime,
+    rotated_from: UUID | None = None,
+) -> tuple[ApiKey, str]:
     if principal.role != ROLE_ADMIN and any(scope.startswith(ADMIN_PREFIX) for scope in scopes):
         raise AuthorizationException("Only an administrator's key can have an admin scope")
     if await api_keys.count_live(session, principal.id, now) >= MAX_KEYS_PER_USER:
@@ -79,8 +110,10 @@ async def rotate(
 ) -> tuple[ApiKey, str]:
     """A key in the place of another, with its name, scopes and length of life; the former ends after the overlap.
 
-    Raises NotFoundException where the caller has no such key, ConflictException where it has ended.
+    Raises AuthenticationException where the caller's sign-in has ended, NotFoundException where they have no such key,
+    ConflictException where it has ended or has a successor.
     """
+    await _lock_owner(session, principal, now)
     former = await api_keys.get_own(session, principal.id, key_id)
     if former is None:
         raise NotFoundException("There is no such key")
@@ -89,7 +122,7 @@ async def rotate(
     if await api_keys.has_successor(session, former.id):
         raise ConflictException("This key has a successor already: rotate that one")
     lifetime = None if former.expires_at is None else former.expires_at - former.created_at
-    row, text = await create(
+    row, text = await _add(
         session,
         principal=principal,
         hasher=hasher,
