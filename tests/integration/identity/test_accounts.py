@@ -141,6 +141,17 @@ async def test_changes_of_the_address_are_limited_like_sign_ins(
         assert response.headers["ratelimit-policy"] == '"auth";q=10;w=86400'
 
 
+async def test_of_two_administrators_who_demote_each_other_at_once_one_remains(api: Api) -> None:
+    pair = [await api.account(name, role="admin") for name in ("anna", "bert")]
+    ids = [(await one.call("GET", "/users/me")).json()["id"] for one in pair]
+    changes = (
+        one.call("PATCH", f"/admin/users/{other}", json={"role": "user"})
+        for one, other in zip(pair, reversed(ids), strict=True)
+    )
+    assert sorted(response.status_code for response in await asyncio.gather(*changes)) == [200, 403]
+    assert len(await api.statements("SELECT id FROM users WHERE role = 'admin'")) == 1
+
+
 async def test_changed_password_ends_other_sign_ins_and_keeps_this_one(api: Api) -> None:
     account = await api.account("ada")
     other = await api.again("ada")

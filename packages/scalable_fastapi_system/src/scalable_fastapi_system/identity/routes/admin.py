@@ -91,6 +91,7 @@ async def change_access(
             now=identity.clock.now(),
             is_active=body.is_active,
             role=body.role,
+            administrator_id=principal.id,
         )
         identity.user_changed(session, user_id)
     return respond(request, UserOut.model_validate(user, from_attributes=True), "Access changed")

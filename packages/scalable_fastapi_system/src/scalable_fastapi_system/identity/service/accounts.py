@@ -12,7 +12,12 @@ from scalable_fastapi_system.identity.audit import Client, record, subject_of
 from scalable_fastapi_system.identity.models import ROLE_USER, User
 from scalable_fastapi_system.identity.principal import Principal
 from scalable_fastapi_system.identity.repository import sessions, users
-from scalable_fastapi_system.kit.errors import APIException, AuthenticationException, NotFoundException
+from scalable_fastapi_system.kit.errors import (
+    APIException,
+    AuthenticationException,
+    AuthorizationException,
+    NotFoundException,
+)
 
 
 class AlreadyRegisteredException(APIException):
@@ -126,8 +131,19 @@ async def set_access(
     now: datetime,
     is_active: bool | None = None,
     role: str | None = None,
+    administrator_id: int | None = None,
 ) -> User:
-    """Enables, disables or gives a role. A disabled user's sign-ins end. Raises NotFoundException."""
+    """Enables, disables or gives a role. A disabled user's sign-ins end.
+
+    administrator_id: of the user who does it, if any. Raises NotFoundException, or AuthorizationException where that one is
+    no administrator any more: of two who take it from each other at once, one remains.
+    """
+    if administrator_id is not None:
+        # In the order of their ids: two who act on each other wait, and not for each other.
+        locked = {found: await users.lock(session, found) for found in sorted({administrator_id, user_id})}
+        administrator = locked[administrator_id]
+        if administrator is None or not administrator.is_active or not administrator.is_admin:
+            raise AuthorizationException("You are no administrator any more")
     user = await _get(session, user_id)
     changes: dict[str, bool | str] = {}
     if is_active is not None and is_active != user.is_active:
