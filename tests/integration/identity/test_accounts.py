@@ -12,7 +12,7 @@ from scalable_fastapi_system import create_app
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.errors import RateLimitExceededException
 
-from tests.integration.identity.conftest import PASSWORD, Api, start_api
+from tests.integration.identity.conftest import PASSWORD, Account, Api, start_api
 
 pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
@@ -131,6 +131,22 @@ async def test_address_is_changed_three_times_at_once_taken_ones_included(api: A
     assert (await account.call("GET", "/users/me")).json()["email"] == "x@example.com"
     assert (await account.call("PUT", "/users/me", json={})).status_code == 200
     assert (await other.call("PUT", "/users/me", json={"email": "y@example.com"})).status_code == 200
+
+
+async def test_address_is_not_changed_in_a_sign_in_that_has_ended_elsewhere(
+    identity_settings: Callable[..., Settings],
+) -> None:
+    """Another process remembers the caller for the revocation delay; with the address goes the account."""
+    async with start_api(identity_settings()) as one, start_api(identity_settings()) as two:
+        account = await one.account("ada")
+        elsewhere = Account(two, "ada", account.tokens)
+        assert (await elsewhere.call("GET", "/users/me")).status_code == 200
+        assert (await account.call("POST", "/auth/logout")).status_code == 200
+        assert (await elsewhere.call("GET", "/users/me")).status_code == 200, "it is remembered there"
+        body = {"email": "thief@example.com"}
+        assert (await elsewhere.call("PUT", "/users/me", json=body)).status_code == 401
+        (row,) = await one.statements("SELECT email FROM users")
+        assert row["email"] == "ada@example.com"
 
 
 async def test_changes_of_the_address_are_limited_like_sign_ins(

@@ -78,10 +78,12 @@ async def change_email(
 ) -> tuple[User, str | None]:
     """Sets the caller's address; the user, and the former address where it was another.
 
-    Raises AlreadyRegisteredException where it is taken. What the caller had is read here: what is remembered of them may
-    be a moment old.
+    Raises AlreadyRegisteredException where it is taken, AuthenticationException where the caller's sign-in has ended. What
+    the caller had is read here: what is remembered of them may be a moment old.
     """
-    user = await _get(session, principal.id)
+    user = await lock_signed_in(
+        session, user_id=principal.id, session_id=principal.session_id, since=now, now=now
+    )
     former = user.email
     if former == email:
         return user, None

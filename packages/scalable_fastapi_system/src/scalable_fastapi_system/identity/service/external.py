@@ -95,9 +95,8 @@ async def unlink(
     Which of them was made through this identity is not known. Raises NotFoundException, or ConflictException where it is
     the last way in.
     """
-    user = await users.lock(
-        session, principal.id
-    )  # of two at once, the second counts what the first has left
+    # Of two at once, the second counts what the first has left.
+    user = await users.lock(session, principal.id)
     found = await external.of_user(session, principal.id)
     if identity_id not in {identity.id for identity in found}:
         raise NotFoundException("There is no such identity")
