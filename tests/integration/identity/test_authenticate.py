@@ -192,6 +192,26 @@ async def test_memory_is_bounded_and_forgets_what_was_used_longest_ago(api: Api)
     assert statements == [0, 0, 0]
 
 
+@pytest.mark.parametrize("is_key", [False, True])
+async def test_credential_is_remembered_once_however_it_is_spelled(api: Api, is_key: bool) -> None:
+    account, other = await api.account("ada"), await api.account("bob")
+    credential = account.tokens["access_token"]
+    if is_key:
+        made = await account.call("POST", "/api-keys", json={"name": "k", "scopes": ["*"]})
+        credential = made.json()["data"]["key"]
+    watch = Watch(api, capacity=10)
+    await watch.authenticate(bearer(other))
+    spellings = [f"Bearer {' ' * number}{credential}  ".encode() for number in (0, 1, 7, 60_000)]
+    spellings += [f"{scheme} {credential}".encode() for scheme in ("bearer", "BEARER")]
+    for spelling in spellings:
+        principal, _ = await watch.authenticate(spelling)
+        assert watch.identify(spelling)["principal"] is principal
+    assert len(watch.authenticator._known) == 2
+    assert max(map(len, watch.authenticator._known)) < 1000
+    assert (await watch.authenticate(spellings[-1]))[1] == 0
+    assert (await watch.authenticate(bearer(other)))[1] == 0, "nobody was pushed out"
+
+
 async def test_token_made_by_hand_as_in_the_guide_is_its_users(api: Api) -> None:
     account = await api.account()
     user_id = (await account.call("GET", "/users/me")).json()["id"]

@@ -42,6 +42,7 @@ from scalable_fastapi_system.kit.errors import AuthenticationException, ServiceU
 _log = structlog.get_logger("identity.authenticate")
 
 MAX_REMEMBERED = 10_000
+_SCHEME = b"Bearer "
 # The part of the revocation delay after which one request reads the standing again, ahead of the rest.
 _RENEW_AFTER = 0.6
 _RENEWAL_SECONDS = 2.0
@@ -148,10 +149,10 @@ class Authenticator:
 
     async def authenticate(self, authorization: bytes | None, api_key: bytes | None) -> Principal:
         """The caller of a request with these headers; see the module."""
-        raw = authorization if authorization is not None else api_key
+        raw = _canonical(authorization) if authorization is not None else api_key
         if raw is None:
             raise AuthenticationException("Not authenticated")
-        text = _bearer(authorization) if authorization is not None else _text(raw)
+        text = _text(raw if authorization is None else raw.removeprefix(_SCHEME))
         known = self._known.get(raw)
         if known is None and not text.startswith(api_key_format.PREFIX):
             known = self._verified(raw, text)
@@ -189,12 +190,14 @@ class Authenticator:
     # -- inside -------------------------------------------------------------------------------------------
 
     def _recognise(self, authorization: bytes) -> _Known | None:
-        """A token whose signature is good, read for the first time; None for anything else."""
+        """What is known under another spelling, or a token whose signature is good; None for anything else."""
         try:
-            text = _bearer(authorization)
-            if text.startswith(api_key_format.PREFIX):
-                return None
-            return self._verified(authorization, text)
+            raw = _canonical(authorization)
+            known = self._known.get(raw)
+            text = _text(raw.removeprefix(_SCHEME))
+            if known is not None or text.startswith(api_key_format.PREFIX):
+                return known
+            return self._verified(raw, text)
         except AuthenticationException:
             return None
 
@@ -323,11 +326,12 @@ def _principal_of_key(row: ApiKey, user: User) -> Principal:
     )
 
 
-def _bearer(authorization: bytes) -> str:
+def _canonical(authorization: bytes) -> bytes:
+    """The one spelling that a bearer is remembered by: blanks must not make a new credential each time."""
     scheme, _, credentials = authorization.partition(b" ")
     if scheme.lower() != b"bearer":
         raise AuthenticationException("Not authenticated")
-    return _text(credentials.strip())
+    return _SCHEME + credentials.strip()
 
 
 def _text(raw: bytes) -> str:
