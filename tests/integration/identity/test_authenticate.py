@@ -158,6 +158,29 @@ async def test_refused_token_is_not_looked_up_at_every_request(api: Api) -> None
     assert counts == [1, 0, 0, 0, 0]
 
 
+async def test_credential_that_was_refused_is_counted_by_its_address_and_not_as_its_former_owner(
+    identity_settings: Callable[..., Any],
+) -> None:
+    limits = {"enabled": True, "anonymous": "50/day", "user": "60/day", "api_key": "70/day"}
+    async with start_api(identity_settings(rate_limit=limits)) as api:
+        account = await api.account()
+        made = (await account.call("POST", "/api-keys", json={"name": "k", "scopes": ["*"]})).json()["data"]
+        await account.call("GET", "/users/me")
+        for headers, end in (
+            ({"X-API-Key": made["key"]}, ("DELETE", f"/api-keys/{made['id']}")),
+            (account.headers, ("POST", "/auth/logout")),
+        ):
+            await api.client.get("/users/me", headers=headers)  # an unknown key has no name yet
+            good = await api.client.get("/users/me", headers=headers)
+            assert good.status_code == 200
+            assert '"anonymous"' not in good.headers["ratelimit-policy"]
+            assert (await account.call(*end)).status_code == 200
+            assert (await api.client.get("/users/me", headers=headers)).status_code == 401
+            for path in ("/users/me", "/"):
+                policy = (await api.client.get(path, headers=headers)).headers["ratelimit-policy"]
+                assert policy.startswith('"anonymous"'), (path, policy)
+
+
 async def test_change_that_comes_while_the_standing_is_read_is_not_forgotten(api: Api) -> None:
     account = await api.account()
     watch = Watch(api)

@@ -7,7 +7,7 @@ for a credential seen before. It leaves in `scope["state"]`
   - `principal`: the caller, when their standing was read from the database less than
     `security.revocation_delay_seconds` ago;
   - `rate_key`: `user:<id>` or `api_key:<id>`, whenever the credential itself is good, also where the standing has to be
-    read again. A credential that is not known, or not good, leaves nothing: count it by its address.
+    read again. A credential that is not known, not good, or was refused, leaves nothing: count it by its address.
 `await authenticate(authorization, api_key)` gives the principal or raises AuthenticationException (401), or
 ServiceUnavailableException where the database is needed and away. Both share one memory.
 
@@ -177,6 +177,7 @@ class Authenticator:
             if known is not None:
                 known.fresh_until = known.renew_at = float("-inf")
                 known.refused_until = now + _REFUSED_SECONDS
+                known.rate_key = None  # whoever still sends it is a stranger, and uses up nobody's quota
             raise
         known.principal = principal
         known.rate_key = principal.key
