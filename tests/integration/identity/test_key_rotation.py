@@ -77,6 +77,24 @@ async def test_keys_rotate_under_load_with_no_wrong_401(
         assert (await account.refresh()).status_code == 200, "a refresh gets a token of today's key"
 
 
+async def test_token_of_a_key_that_was_removed_is_refused_though_it_is_remembered(
+    identity_settings: Callable[..., Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("scalable_fastapi_system.identity.keys._LOOK_AGAIN_SECONDS", 0.0)
+    leaked, other = ECKey.generate_key("P-256", {"kid": "leaked"}), ECKey.generate_key("P-256", {"kid": "o"})
+    file = tmp_path / "keys.json"
+    write(file, leaked)
+    async with start_api(settings_with(identity_settings, file, revocation_delay_seconds=1)) as api:
+        account = await api.account()
+        assert (await account.call("GET", "/users/me")).status_code == 200
+        write(file, other, leaked)
+        await asyncio.sleep(1.1)
+        assert (await account.call("GET", "/users/me")).status_code == 200
+        write(file, other)
+        await asyncio.sleep(1.1)
+        assert (await account.call("GET", "/users/me")).status_code == 401
+
+
 async def test_published_set_verifies_an_access_token_and_holds_nothing_private(
     identity_settings: Callable[..., Any], tmp_path: Path
 ) -> None:

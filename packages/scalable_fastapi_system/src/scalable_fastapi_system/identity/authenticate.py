@@ -11,8 +11,8 @@ for a credential seen before. It leaves in `scope["state"]`
 `await authenticate(authorization, api_key)` gives the principal or raises AuthenticationException (401), or
 ServiceUnavailableException where the database is needed and away. Both share one memory.
 
-What is remembered: that a token's signature is good, until it expires; the standing of its user and session, for the
-revocation delay. Shortly before that is over, one request reads it again while the others go on. A change made in this
+What is remembered: that a token's signature is good, until it expires; the standing of its user and session, and that
+its key is one of ours, for the revocation delay. Shortly before that is over, one request reads it again while the others go on. A change made in this
 process takes effect at once, one made in another when its message arrives, and without any message when the delay is
 over. `authorization` is stronger than `api_key` where both are sent.
 """
@@ -34,7 +34,7 @@ from scalable_fastapi_system.identity.models import ApiKey, User
 from scalable_fastapi_system.identity.principal import Principal
 from scalable_fastapi_system.identity.repository import api_keys, sessions, users
 from scalable_fastapi_system.identity.security import SecurityManager
-from scalable_fastapi_system.identity.tokens import ExpiredTokenException, InvalidTokenException
+from scalable_fastapi_system.identity.tokens import ExpiredTokenException, InvalidTokenException, TokenType
 from scalable_fastapi_system.infra.database import DatabaseManager
 from scalable_fastapi_system.kit.clock import SYSTEM_CLOCK, Clock
 from scalable_fastapi_system.kit.errors import AuthenticationException, ServiceUnavailableException
@@ -172,6 +172,8 @@ class Authenticator:
                 known, principal = await self._look_up_key(text, known)
             else:
                 assert known is not None  # noqa: S101 - a token was verified above
+                if not self._security.tokens.has_key_of(TokenType.ACCESS, text):
+                    raise InvalidTokenException
                 principal = await self._look_up_bearer(known)
         except AuthenticationException:
             if known is not None:

@@ -119,6 +119,10 @@ class TokenIssuer:
             raise InvalidTokenException from error
         return decoded.claims
 
+    def has_key_of(self, kind: TokenType, token: str) -> bool:
+        """Whether the key of a token that was verified before is still one of ours."""
+        return self._keys[kind].find(_header_of(token)["kid"]) is not None
+
     def public_jwks(self) -> dict[str, Any]:
         """The public keys that verify access tokens, as a JWK set; empty where the key is symmetric."""
         return self._keys[TokenType.ACCESS].public_jwks()
