@@ -115,6 +115,19 @@ async def test_second_sign_in_is_the_same_account_whatever_the_address_is_by_the
     ).json()["id"]
 
 
+@pytest.mark.databases("sqlite", "postgres", "mariadb")
+async def test_subject_with_a_blank_behind_it_is_another(api: Api, provider: Provider) -> None:
+    first = Account(api, "", (await sign_in(api)).json()["data"])
+    provider.control(user={**USER, "sub": "subject-1 ", "email": "other@example.com"})
+    response = await sign_in(api)
+    if response.status_code == 200:
+        other = Account(api, "", response.json()["data"])
+        me, them = [(await account.call("GET", "/users/me")).json() for account in (first, other)]
+        assert me["id"] != them["id"]
+    else:
+        assert response.status_code == 409, "MySQL's index cannot hold both"
+
+
 async def test_begin_asks_for_a_code_with_pkce_state_and_nonce(api: Api, provider: Provider) -> None:
     begun = await api.client.get("/auth/oidc/corp/login")
     query = parse_qs(urlsplit(begun.headers["location"]).query)

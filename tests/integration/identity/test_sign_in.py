@@ -85,6 +85,16 @@ async def test_wrong_name_wrong_password_and_disabled_user_get_one_answer(api: A
     assert answers[0].json()["message"] == "Incorrect username or password"
 
 
+@pytest.mark.databases("sqlite", "postgres", "mariadb")
+async def test_name_with_blanks_behind_it_is_nobodys(api: Api) -> None:
+    """The throttle counts each spelling by itself: as many as there are would be as many budgets."""
+    await api.register("ada")
+    for identifier in ("ada ", "ada   ", "ada@example.com ", " ada"):
+        assert (await api.sign_in(identifier)).status_code == 401
+    for identifier in ("ada", "ADA", "Ada@Example.com"):
+        assert (await api.sign_in(identifier)).status_code == 200
+
+
 @pytest.mark.slow
 @pytest.mark.databases("postgres")
 async def test_time_tells_nobody_whether_there_is_such_a_user(

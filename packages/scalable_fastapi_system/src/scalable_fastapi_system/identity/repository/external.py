@@ -14,12 +14,14 @@ from scalable_fastapi_system.identity.models import ExternalIdentity, User
 
 async def find_user(session: AsyncSession, issuer: str, subject: str) -> User | None:
     """The user whom this issuer knows by this subject."""
-    found: User | None = await session.scalar(
-        select(User)
+    statement = (
+        select(User, col(ExternalIdentity.subject))
         .join(ExternalIdentity, col(ExternalIdentity.user_id) == col(User.id))
         .where(col(ExternalIdentity.issuer) == issuer, col(ExternalIdentity.subject) == subject)
     )
-    return found
+    found = (await session.execute(statement)).one_or_none()
+    # MySQL takes no notice of blanks at the end: another's subject may be found.
+    return found[0] if found is not None and found[1] == subject else None
 
 
 async def add(session: AsyncSession, identity: ExternalIdentity) -> ExternalIdentity:
