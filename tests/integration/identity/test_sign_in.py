@@ -178,6 +178,7 @@ async def test_guessing_is_slowed_down_and_the_right_password_still_works_from_a
     assert (await api.sign_in("ada")).status_code == 200
 
 
+@pytest.mark.databases("sqlite", "postgres", "mariadb")
 async def test_user_gets_in_from_a_known_address_while_many_addresses_guess(api: Api) -> None:
     await api.register("ada")
 
@@ -188,6 +189,7 @@ async def test_user_gets_in_from_a_known_address_while_many_addresses_guess(api:
             return (await elsewhere.post("/auth/login", data=body)).status_code
 
     assert await status_from("198.51.100.7", PASSWORD) == 200
+    assert await status_from("2001:db8:0:1::1", PASSWORD) == 200
     addresses = (f"192.0.2.{number}" for number in range(250))
     guesses = [await status_from(next(addresses), "wrong password") for _ in range(60)]
     assert guesses == [401] * 60
@@ -200,6 +202,8 @@ async def test_user_gets_in_from_a_known_address_while_many_addresses_guess(api:
     assert await status_from("198.51.100.7", PASSWORD) == 200, "from the known one without any cookie"
     assert await status_from("198.51.100.7", "wrong password") == 401, "and a wrong one is wrong there"
     assert await status_from("198.51.100.7", PASSWORD, "ada@example.com") == 200
+    assert await status_from("2001:db8:0:1:aaaa::2", PASSWORD) == 200, "an IPv6 /64 is one address"
+    assert await status_from("2001:db8:0:2::1", PASSWORD) == 429
 
 
 @pytest.mark.parametrize("is_redis_away", [False, True])

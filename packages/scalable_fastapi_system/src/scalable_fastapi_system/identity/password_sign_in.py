@@ -16,6 +16,7 @@ from scalable_fastapi_system.identity.repository import sessions, users
 from scalable_fastapi_system.identity.runtime import Identity
 from scalable_fastapi_system.identity.schemas import TokenPair
 from scalable_fastapi_system.identity.service.sessions import issue, open_session
+from scalable_fastapi_system.identity.throttle import network_of
 from scalable_fastapi_system.kit.errors import AuthenticationException, ServiceUnavailableException
 
 # An address from which someone has signed in within this time is theirs, as far as the throttle goes.
@@ -77,7 +78,9 @@ async def has_signed_in_from(identity: Identity, identifier: str, client: Client
         return False
     since = identity.clock.now() - _KNOWN_FOR
     async with identity.database.transaction() as session:
-        return await sessions.has_used_address(session, identifier, client.address, since)
+        addresses = await sessions.recent_addresses(session, identifier, since)
+    here = network_of(client.address)
+    return any(network_of(address) == here for address in addresses)
 
 
 async def _open(

@@ -183,7 +183,7 @@ class SignInThrottle:
             budgets = (self._budget("device", device.partition(".")[0], factor=1),)
             if await self._store.spend(budgets) == 0.0:
                 return Attempt(budgets)
-        place = _network(address)
+        place = network_of(address)
         near = (
             self._budget("pair", f"{name} {place}", factor=1),
             self._budget("address", place, factor=_ADDRESS_FACTOR),
@@ -240,7 +240,7 @@ def _device_mac(key: bytes, nonce: str, name: str) -> str:
     return base64.urlsafe_b64encode(digest[:24]).decode()
 
 
-def _network(address: str | None) -> str:
+def network_of(address: str | None) -> str:
     """What stands for a client: an IPv4 address, or the /64 that one IPv6 customer has to choose from."""
     if address is None:
         return "nowhere"
