@@ -14,6 +14,7 @@ import pytest
 from scalable_fastapi_system.identity import throttle
 from scalable_fastapi_system.identity.repository import users
 from scalable_fastapi_system.identity.service import recovery
+from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 from sqlalchemy import text
 
 from hack.dev.redis_server import Redis
@@ -266,6 +267,21 @@ async def test_attempts_through_an_outage_of_the_database_are_not_counted(
             while (answer := await api.sign_in("ada")).status_code == 503:
                 await asyncio.sleep(0.1)
         assert answer.status_code == 200
+
+
+@pytest.mark.databases("sqlite")  # it is not asked
+async def test_attempts_through_a_full_queue_of_hashes_are_not_counted(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.register("ada")
+
+    async def refuse(*_arguments: str) -> None:
+        raise ServiceUnavailableException("Too many passwords are being checked at the moment")
+
+    with monkeypatch.context() as full:
+        full.setattr(api.identity.security.passwords, "verify_in_thread", refuse)
+        assert [(await api.sign_in("ada")).status_code for _ in range(25)] == [503] * 25
+    assert (await api.sign_in("ada")).status_code == 200
 
 
 async def test_fifty_guesses_at_once_get_no_more_than_the_budget(api: Api) -> None:

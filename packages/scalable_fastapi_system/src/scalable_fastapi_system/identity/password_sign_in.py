@@ -45,17 +45,17 @@ async def sign_in(
         device=device,
         is_known_address=partial(has_signed_in_from, identity, identifier, client),
     )
-    try:
-        async with identity.database.transaction() as session:
-            user = await users.find(session, identifier)
-    except ServiceUnavailableException:
-        # Nothing was tried yet: who keeps trying through an outage is no guesser.
-        await identity.throttle.give_back(attempt)
-        raise
     hasher = identity.security.passwords
     while True:
-        hashed = user.hashed_password if user is not None else ""
-        is_right = await hasher.verify_in_thread(password, hashed)
+        try:
+            async with identity.database.transaction() as session:
+                user = await users.find(session, identifier)
+            hashed = user.hashed_password if user is not None else ""
+            is_right = await hasher.verify_in_thread(password, hashed)
+        except ServiceUnavailableException:
+            # Nothing was tried yet: who keeps trying through an outage or a full queue of hashes is no guesser.
+            await identity.throttle.give_back(attempt)
+            raise
         if user is None or not is_right or not user.is_active:
             async with identity.database.transaction() as session:
                 subject = subject_of(user.id) if user is not None else "user:unknown"
@@ -66,8 +66,6 @@ async def sign_in(
         if tokens is not None:
             break
         # Not the hash any more: the password was changed meanwhile, or another sign-in has made the same one better.
-        async with identity.database.transaction() as session:
-            user = await users.find(session, identifier)
     await identity.throttle.give_back(attempt)
     return SignedIn(tokens, user)
 
