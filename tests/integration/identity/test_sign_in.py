@@ -179,6 +179,26 @@ async def test_guessing_is_slowed_down_and_the_right_password_still_works_from_a
     assert (await api.sign_in("ada")).status_code == 200
 
 
+async def test_cookie_of_who_had_the_address_before_lets_nobody_guess(
+    identity_settings: Callable[..., Any],
+) -> None:
+    async with start_api(identity_settings(security={"login_attempts_per_minute": 2})) as api:
+        mallory = await api.account("mallory")
+        assert (
+            await mallory.call("PUT", "/users/me", json={"email": "grace@example.com"})
+        ).status_code == 200
+        harvest = [(await api.sign_in("mallory")).cookies["known_device"] for _ in range(10)]
+        assert (await mallory.call("PUT", "/users/me", json={"email": "own@example.com"})).status_code == 200
+        assert (await api.register("grace")).status_code == 200
+        statuses = []
+        for cookie in harvest:
+            api.client.cookies.clear()
+            api.client.cookies.set("known_device", cookie)
+            statuses.append((await api.sign_in("grace@example.com", "wrong password")).status_code)
+        assert statuses == [401] * 2 + [429] * 8
+        assert (await api.sign_in("own@example.com")).status_code == 200
+
+
 @pytest.mark.databases("sqlite", "postgres", "mariadb")
 async def test_user_gets_in_from_a_known_address_while_many_addresses_guess(api: Api) -> None:
     await api.register("ada")

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from scalable_fastapi_system.identity.throttle import Budget, LocalAttempts, SignInThrottle
 from scalable_fastapi_system.infra.settings import SecuritySettings
 from scalable_fastapi_system.kit.errors import RateLimitExceededException
 
 PER_MINUTE = 10
+
+
+class Wall:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.moment
 
 
 class Monotonic:
@@ -102,29 +111,51 @@ async def test_victim_gets_in_from_a_known_address_while_many_addresses_guess(
 async def test_victim_gets_in_by_the_cookie_of_an_earlier_sign_in_even_from_the_guessers_address(
     throttle: SignInThrottle,
 ) -> None:
-    cookie = throttle.device_cookie("Bea", "Ada")
+    cookie = throttle.device_cookie(1, "Bea", "Ada")
     await let_through(throttle, "ada", "192.0.2.1", times=100)
     assert await let_through(throttle, "ada", "192.0.2.1", times=1, device=cookie) == 1
 
 
 async def test_cookie_of_another_or_of_nobody_is_worth_nothing(throttle: SignInThrottle) -> None:
     await let_through(throttle, "ada", "192.0.2.1", times=100)
-    for cookie in (throttle.device_cookie("bob"), "", "a.b", "é.b", "a.b.c"):
+    for cookie in (throttle.device_cookie(1, "bob"), "", "a.b", "é.b", "a.b.c"):
         assert await let_through(throttle, "ada", "192.0.2.1", times=1, device=cookie) == 0
 
 
 async def test_stolen_cookie_has_a_budget_too(throttle: SignInThrottle) -> None:
-    cookie = throttle.device_cookie("ada")
+    cookie = throttle.device_cookie(1, "ada")
     admitted = await let_through(throttle, "ada", "192.0.2.1", times=100, device=cookie)
     assert admitted == 2 * PER_MINUTE, "its own, and then that of the address"
 
 
 async def test_stolen_cookie_has_one_budget_whatever_is_hung_on_to_it(throttle: SignInThrottle) -> None:
-    cookie = throttle.device_cookie("Bea", "Ada")
+    cookie = throttle.device_cookie(1, "Bea", "Ada")
     admitted = 0
     for number in range(100):
         admitted += await let_through(throttle, "ada", "192.0.2.1", times=1, device=f"{cookie}.{number}")
     assert admitted == 2 * PER_MINUTE
+
+
+async def test_all_cookies_of_one_user_have_a_budget_together(throttle: SignInThrottle) -> None:
+    """Who knew the password once may have signed in, and got a cookie, as often as they liked."""
+    await let_through(throttle, "ada", "192.0.2.1", times=100)
+    admitted = 0
+    for _ in range(30):
+        cookie = throttle.device_cookie(1, "ada")
+        admitted += await let_through(throttle, "ada", "192.0.2.1", times=10, device=cookie)
+    assert admitted == 6 * PER_MINUTE
+
+
+async def test_cookie_is_good_for_ninety_days() -> None:
+    wall = Wall()
+    settings = SecuritySettings(login_attempts_per_minute=PER_MINUTE)
+    throttle = SignInThrottle(settings, LocalAttempts(Monotonic()), clock=wall)
+    cookie = throttle.device_cookie(1, "ada")
+    await let_through(throttle, "ada", "192.0.2.1", times=100)
+    wall.moment += timedelta(days=90, seconds=-1)
+    assert await let_through(throttle, "ada", "192.0.2.1", times=1, device=cookie) == 1
+    wall.moment += timedelta(seconds=1)
+    assert await let_through(throttle, "ada", "192.0.2.1", times=1, device=cookie) == 0
 
 
 async def test_everyone_together_is_stopped_at_a_hundred_times_the_budget_of_one(

@@ -5,18 +5,20 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from scalable_fastapi_system.identity.models import User
 from scalable_fastapi_system.identity.runtime import Identity
+from scalable_fastapi_system.identity.throttle import KNOWN_FOR
 
 DEVICE_COOKIE = "known_device"
-_LIFETIME_SECONDS = 365 * 24 * 3600
 
 
-def set_device_cookie(request: Request, response: Response, identity: Identity, *identifiers: str) -> None:
-    """Lets this browser be known to the names and addresses given."""
+def set_device_cookie(request: Request, response: Response, identity: Identity, user: User) -> None:
+    """Lets this browser be known as the user's."""
+    assert user.id is not None  # noqa: S101 - it was read from the database
     response.set_cookie(
         DEVICE_COOKIE,
-        identity.throttle.device_cookie(*identifiers),
-        max_age=_LIFETIME_SECONDS,
+        identity.throttle.device_cookie(user.id, user.username, user.email),
+        max_age=int(KNOWN_FOR.total_seconds()),
         path="/auth",
         secure=identity.settings.is_production or request.url.scheme == "https",
         httponly=True,

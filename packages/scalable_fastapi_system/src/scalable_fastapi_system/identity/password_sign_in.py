@@ -7,7 +7,6 @@ of the same cost. No connection of the database is held while the hash is comput
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 
 from scalable_fastapi_system.identity.audit import ANONYMOUS, Client, record, subject_of
@@ -16,11 +15,8 @@ from scalable_fastapi_system.identity.repository import sessions, users
 from scalable_fastapi_system.identity.runtime import Identity
 from scalable_fastapi_system.identity.schemas import TokenPair
 from scalable_fastapi_system.identity.service.sessions import issue, open_session
-from scalable_fastapi_system.identity.throttle import network_of
+from scalable_fastapi_system.identity.throttle import KNOWN_FOR, network_of
 from scalable_fastapi_system.kit.errors import AuthenticationException, ServiceUnavailableException
-
-# An address from which someone has signed in within this time is theirs, as far as the throttle goes.
-_KNOWN_FOR = timedelta(days=90)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +35,20 @@ async def sign_in(
     Raises AuthenticationException for a wrong name, a wrong password and a disabled user alike, and
     RateLimitExceededException after too many attempts.
     """
+    is_known_address = partial(has_signed_in_from, identity, identifier, client)
     attempt = await identity.throttle.admit(
-        identifier,
-        client.address,
-        device=device,
-        is_known_address=partial(has_signed_in_from, identity, identifier, client),
+        identifier, client.address, device=device, is_known_address=is_known_address
     )
     hasher = identity.security.passwords
     while True:
         try:
             async with identity.database.transaction() as session:
                 user = await users.find(session, identifier)
+            if attempt.owner_id is not None and (user is None or user.id != attempt.owner_id):
+                # The cookie is of somebody who had this name before: they are a stranger here.
+                attempt = await identity.throttle.admit(
+                    identifier, client.address, is_known_address=is_known_address
+                )
             hashed = user.hashed_password if user is not None else ""
             is_right = await hasher.verify_in_thread(password, hashed)
         except ServiceUnavailableException:
@@ -74,7 +73,7 @@ async def has_signed_in_from(identity: Identity, identifier: str, client: Client
     """Whether the user of this name or address has lately signed in from where the request comes from."""
     if client.address is None:
         return False
-    since = identity.clock.now() - _KNOWN_FOR
+    since = identity.clock.now() - KNOWN_FOR
     async with identity.database.transaction() as session:
         addresses = await sessions.recent_addresses(session, identifier, since)
     here = network_of(client.address)

@@ -34,7 +34,7 @@ class Identity:
             redis, on_user=self.authenticator.forget_user, on_gap=self.authenticator.forget_all
         )
         attempts = SharedAttempts(redis) if redis.is_configured else LocalAttempts()
-        self.throttle = SignInThrottle(self.settings.security, attempts)
+        self.throttle = SignInThrottle(self.settings.security, attempts, clock=clock)
 
     @property
     def sign_in_lifetime(self) -> timedelta:

@@ -19,11 +19,13 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from scalable_fastapi_system.identity.keys import derive
 from scalable_fastapi_system.infra.redis import RedisAwayError, RedisConnections, Script
 from scalable_fastapi_system.infra.settings import SecuritySettings
+from scalable_fastapi_system.kit.clock import SYSTEM_CLOCK, Clock
 from scalable_fastapi_system.kit.errors import RateLimitExceededException
 
 # An office behind one address has several people who mistype.
@@ -34,6 +36,8 @@ _EVERYONE_FACTOR = 100
 _MINUTE_SECONDS = 60.0
 _MAX_LOCAL_KEYS = 100_000
 _MAX_DEVICE_PARTS = 3
+# A browser or an address from which someone has signed in within this time is theirs.
+KNOWN_FOR = timedelta(days=90)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +155,23 @@ class Attempt:
     """An attempt that was let through, and what it has taken."""
 
     budgets: tuple[Budget, ...]
+    # Of the user whose cookie let it through. Whether the name is still theirs is not known here.
+    owner_id: int | None = None
 
 
 class SignInThrottle:
     """Lets attempts through or refuses them."""
 
-    def __init__(self, security: SecuritySettings, store: AttemptStore) -> None:
+    def __init__(
+        self, security: SecuritySettings, store: AttemptStore, *, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._per_minute = security.login_attempts_per_minute
         self._store = store
+        self._clock = clock
         self._key = derive(security.secret_key, "sign-in-throttle")
         self._device_keys = [
-            derive(secret, "known-device") for secret in (security.secret_key, *security.previous_secret_keys)
+            derive(secret, "known-device-of-user")
+            for secret in (security.secret_key, *security.previous_secret_keys)
         ]
 
     async def admit(
@@ -178,11 +188,15 @@ class SignInThrottle:
         addresses share are used up.
         """
         name = identifier.lower()
-        if device is not None and self.is_known_device(device, name):
-            # By the part that is signed: whatever is hung on behind it would make a new budget each time.
-            budgets = (self._budget("device", device.partition(".")[0], factor=1),)
+        owner_id = None if device is None else self._owner_of(device, name)
+        if device is not None and owner_id is not None:
+            budgets = (
+                # By the part that is signed: whatever is hung on behind it would make a new budget each time.
+                self._budget("device", device.partition(".")[0], factor=1),
+                self._budget("devices", str(owner_id), factor=_NAME_FACTOR),
+            )
             if await self._store.spend(budgets) == 0.0:
-                return Attempt(budgets)
+                return Attempt(budgets, owner_id)
         place = network_of(address)
         near = (
             self._budget("pair", f"{name} {place}", factor=1),
@@ -211,19 +225,23 @@ class SignInThrottle:
         """Returns what the attempt has taken: it succeeded, or nothing was tried."""
         await self._store.give_back(attempt.budgets)
 
-    def device_cookie(self, *identifiers: str) -> str:
-        """A cookie that says that this browser has signed in as this name or address before. It signs nobody in."""
-        nonce = secrets.token_urlsafe(12)
+    def device_cookie(self, user_id: int, *identifiers: str) -> str:
+        """A cookie that says that this user has signed in here by this name or address. It signs nobody in."""
+        head = f"{user_id}-{int(self._clock.now().timestamp())}-{secrets.token_urlsafe(12)}"
         names = (identifier.lower() for identifier in identifiers)
-        return ".".join((nonce, *(_device_mac(self._device_keys[0], nonce, name) for name in names)))
+        return ".".join((head, *(_device_mac(self._device_keys[0], head, name) for name in names)))
 
-    def is_known_device(self, cookie: str, identifier: str) -> bool:
-        """Whether the cookie is one that we gave to this name."""
+    def _owner_of(self, cookie: str, name: str) -> int | None:
+        """The user to whom we gave the cookie while this name was theirs; None where we did not, or long ago."""
         if not cookie.isascii():
-            return False
-        nonce, *given = cookie.split(".")[:_MAX_DEVICE_PARTS]
-        expected = [_device_mac(key, nonce, identifier.lower()) for key in self._device_keys]
-        return any(hmac.compare_digest(mine, theirs) for mine in expected for theirs in given)
+            return None
+        head, *given = cookie.split(".")[:_MAX_DEVICE_PARTS]
+        expected = [_device_mac(key, head, name) for key in self._device_keys]
+        if not any(hmac.compare_digest(mine, theirs) for mine in expected for theirs in given):
+            return None
+        user_id, given_at, _ = head.split("-", 2)
+        age_seconds = self._clock.now().timestamp() - int(given_at)
+        return int(user_id) if age_seconds < KNOWN_FOR.total_seconds() else None
 
     def _budget(self, kind: str, text: str, *, factor: int) -> Budget:
         burst = self._per_minute * factor
@@ -235,8 +253,8 @@ class SignInThrottle:
         return f"{kind}:{digest.hexdigest()}"
 
 
-def _device_mac(key: bytes, nonce: str, name: str) -> str:
-    digest = hmac.digest(key, f"{nonce} {name}".encode(), "sha256")
+def _device_mac(key: bytes, head: str, name: str) -> str:
+    digest = hmac.digest(key, f"{head} {name}".encode(), "sha256")
     return base64.urlsafe_b64encode(digest[:24]).decode()
 
 

@@ -116,7 +116,7 @@ async def login(
         device=request.cookies.get(DEVICE_COOKIE),
     )
     response = _tokens(request, signed_in.tokens, "Signed in")
-    set_device_cookie(request, response, identity, signed_in.user.username, signed_in.user.email)
+    set_device_cookie(request, response, identity, signed_in.user)
     return response
 
 

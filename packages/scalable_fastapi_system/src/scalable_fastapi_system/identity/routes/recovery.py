@@ -53,5 +53,5 @@ async def reset_password(
         await notify(session, identity.settings, "password_reset", to=user.email, username=user.username)
     response = respond(request, None, "Password set: sign in with it")
     # Who had the message is no guesser: this browser gets past the throttle.
-    set_device_cookie(request, response, identity, user.username, user.email)
+    set_device_cookie(request, response, identity, user)
     return response
