@@ -295,6 +295,7 @@ class Handler(BaseHTTPRequestHandler):
             "id_token_signing_alg_values_supported": ["RS256"],
             "token_endpoint_auth_methods_supported": [method],
             "code_challenge_methods_supported": ["S256"],
+            "authorization_response_iss_parameter_supported": "promises_iss" in STATE.faults,
         }
 
     def _answer(self, status: int, body: Any, headers: Any = ()) -> None:

@@ -220,6 +220,17 @@ async def test_answer_that_names_another_issuer_is_refused(api: Api) -> None:
     ).status_code == 401
 
 
+async def test_answer_without_the_issuer_that_the_provider_promises_is_refused(
+    api: Api, provider: Provider
+) -> None:
+    provider.control("promises_iss")
+    assert (await sign_in(api)).status_code == 401
+    begun = await api.client.get("/auth/oidc/corp/login")
+    back = await at_the_provider(begun.headers["location"])
+    response = await api.client.get(back, params={**_query(back), "iss": provider.issuer})
+    assert response.status_code == 200
+
+
 def _query(url: str) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
 

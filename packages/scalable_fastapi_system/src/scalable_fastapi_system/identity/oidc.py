@@ -121,8 +121,10 @@ class OIDCClient:
         if begun["sub"] != self._name or not hmac.compare_digest(begun["state"].encode(), state.encode()):
             raise AuthenticationException("This sign-in was not begun here")
         metadata = await self._discover()
-        if issuer is not None and issuer != metadata["issuer"]:
-            raise AuthenticationException("The answer is another provider's")  # RFC 9207, mix-up
+        # RFC 9207, mix-up: an answer without a name is not of a provider that promises to name itself.
+        is_promised = metadata.get("authorization_response_iss_parameter_supported") is True
+        if (is_promised or issuer is not None) and issuer != metadata["issuer"]:
+            raise AuthenticationException("The answer is another provider's")
         answer = await self._exchange(metadata, code=code, verifier=begun["verifier"])
         claims = await self._check_id_token(metadata, answer, nonce=begun["nonce"])
         if "email" not in claims and "userinfo_endpoint" in metadata:
