@@ -1,7 +1,8 @@
 """Signing in with a password.
 
 What a stranger sees does not depend on whether there is such a user: the same answer, after the same queries and a hash
-of the same cost. No connection of the database is held while the hash is computed.
+of the same cost, where the user's is of the present kind and cost. No connection of the database is held while the hash
+is computed.
 """
 
 from __future__ import annotations
