@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -52,16 +53,64 @@ async def answer(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-@pytest.fixture
-async def protocol() -> GuardedHttpProtocol:
+def connected(app: Any) -> GuardedHttpProtocol:
+    """The server's end of a connection to this application."""
     made = http_protocol(SETTINGS)(
-        config=Config(answer, lifespan="off", log_config=None),
+        config=Config(app, lifespan="off", log_config=None),
         server_state=ServerState(),
         app_state={},
         _loop=asyncio.get_running_loop(),
     )
     made.connection_made(Transport())
     return made
+
+
+@pytest.fixture
+async def protocol() -> GuardedHttpProtocol:
+    return connected(answer)
+
+
+class Told:
+    """An application that keeps what it was asked, and answers with it where it may."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, bytes]] = []
+        self.scopes: list[Any] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, is_whole = b"", False
+        while not is_whole:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message["body"]
+            is_whole = not message["more_body"]
+        self.scopes.append(scope)
+        self.asked.append((scope["method"], scope["path"], body))
+        await self.may_answer.wait()
+        text = scope["path"].encode() + body
+        headers = [(b"content-length", b"%d" % len(text))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": text})
+
+
+@pytest.fixture
+async def told() -> Told:
+    return Told()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def settle() -> None:
+    """Lets everything come as far as it comes without more bytes."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 def looks_until_cut_off(protocol: GuardedHttpProtocol) -> int:
@@ -369,3 +418,67 @@ async def test_no_look_follows_the_end_of_the_connection(protocol: GuardedHttpPr
     assert timer is not None
     protocol.connection_lost(None)
     assert timer.cancelled()
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+FOLLOWING = b"GET /following HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: %d", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("size", [1, 7, 150, 10_000])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_an_upgrade_that_is_not_served_is_ignored_and_the_body_is_the_request_s(
+    told: Told, framing: bytes, size: int, version: bytes
+) -> None:
+    """As Java's client and `curl --http2` ask for it; read as another request the body would be anybody's."""
+    protocol = connected(told)
+    body = FOLLOWING.replace(b"following", b"smuggled")
+    head = b"POST /first?x=1 HTTP/%s\r\nHost: test\r\n%s" % (version, UPGRADE)
+    if b"chunked" in framing:
+        data = head + framing + b"\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        data = head + framing % len(body) + b"\r\n\r\n" + body
+    data += FOLLOWING
+    for start in range(0, len(data), size):
+        protocol.data_received(data[start : start + size])
+        await settle()
+    expected = [("POST", "/first", body), ("GET", "/following", b"")]
+    if version == b"1.0":
+        expected.pop()  # whose connection ends with the answer
+    else:
+        await until(lambda: b"/following" in protocol.transport.written)
+    assert told.asked == expected
+    first = told.scopes[0]
+    assert (first["http_version"], first["query_string"]) == (version.decode(), b"x=1")
+    assert b"upgrade" not in dict(first["headers"])
+
+
+async def test_upgrades_that_follow_each_other_are_all_ignored(told: Told) -> None:
+    protocol = connected(told)
+    protocol.data_received(b"GET /first HTTP/1.1\r\nHost: test\r\n" + UPGRADE + b"\r\n")
+    protocol.data_received((b"GET /next HTTP/1.1\r\nHost: test\r\n" + UPGRADE + b"\r\n") * 3 + FOLLOWING)
+    await until(lambda: b"/following" in protocol.transport.written)
+    assert [path for _, path, _ in told.asked] == ["/first", "/next", "/next", "/next", "/following"]
+
+
+async def test_an_upgrade_that_is_served_goes_on_as_before(told: Told) -> None:
+    protocol, other = connected(told), MagicMock()
+    protocol.ws_protocol_class = other
+    protocol.data_received(
+        b"GET /socket HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    (given,) = other.return_value.data_received.call_args.args
+    assert given.startswith(b"GET /socket HTTP/1.1\r\n")
+    assert b"upgrade: websocket\r\n" in given
+    assert protocol.transport.set_protocol.called
+    assert told.asked == []
+
+
+async def test_a_tunnel_is_refused_and_what_would_go_through_it_is_no_request(told: Told) -> None:
+    for target in (b"test:80", b"http://test/path"):
+        protocol = connected(told)
+        protocol.data_received(b"CONNECT %s HTTP/1.1\r\nHost: test\r\n\r\n" % target + FOLLOWING)
+        await settle()
+        assert protocol.transport.written.startswith(b"HTTP/1.1 400 ")
+        assert protocol.transport.is_closing()
+    assert told.asked == []

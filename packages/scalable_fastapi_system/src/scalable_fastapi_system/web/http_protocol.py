@@ -31,6 +31,7 @@ import struct
 import time
 from typing import Any
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from scalable_fastapi_system.infra.settings import Settings
@@ -132,7 +133,21 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._read(data)
 
     def _read(self, data: bytes) -> None:
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(data)
+                break
+            except HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                    return
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+            except HttpParserError:
+                message = "Invalid HTTP request received."
+                self.logger.warning(message)
+                self.send_400_response(message)
+                return
         cycle, scope = self.cycle, self.scope
         if cycle is not None and cycle.scope is scope:
             self._head_bytes = 0
@@ -148,11 +163,22 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("this is no proxy")  # which the parser takes for a request that breaks HTTP
+            return  # `_read` goes on without the upgrade
         super().on_headers_complete()
         if self._held_at is not None:
             self.scope["state"]["came_at"] = self._held_at  # the wait is the client's time too
         if self._is_leaving and self.cycle is not None:
             self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        cycle = self.cycle
+        if cycle is None or cycle.scope is not self.scope:
+            return  # of an upgrade: nothing has begun
+        cycle.more_body = False
+        cycle.message_event.set()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if self._line is not None:
@@ -216,6 +242,18 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def _read_held(self, data: bytes) -> None:
         self._read(data)
         self._held_at = None  # what of the head comes later has not waited for room
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head of a request that asks for another protocol, without that: we have none, and it is to be ignored (RFC 9110, 7.8).
+
+        The parser takes all that follows for the other protocol, and whoever goes on with it takes the request's body for a request
+        of its own. So another parser begins with this head.
+        """
+        request, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        headers = [name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"]
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (request, self.url, version, b"".join(headers))
 
     def _write_now(self, data: bytes) -> None:
         """Past the transport where nothing waits in it: uvloop's notes the bytes and comes back to them, when the connection
