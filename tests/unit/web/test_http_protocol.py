@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -482,3 +483,73 @@ async def test_a_tunnel_is_refused_and_what_would_go_through_it_is_no_request(to
         assert protocol.transport.written.startswith(b"HTTP/1.1 400 ")
         assert protocol.transport.is_closing()
     assert told.asked == []
+
+
+POST = b"POST /first HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody"
+
+
+def statuses(protocol: GuardedHttpProtocol) -> list[bytes]:
+    return re.findall(rb"HTTP/1.1 (\d+)", protocol.transport.written)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"no request\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Long: " + b"x" * 20_000,
+        b"CONNECT test:80 HTTP/1.1\r\n\r\n",
+        b"POST /broken HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxx\r\nno size\r\n",
+    ],
+)
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("size", [100, 10_000])
+async def test_what_comes_behind_a_request_does_not_take_its_answer(
+    told: Told, behind: bytes, count: int, size: int
+) -> None:
+    """A POST that was done is not to be answered 400, by which its client would take it for refused."""
+    protocol = connected(told)
+    told.may_answer.clear()
+    data = POST * count + behind
+    for start in range(0, len(data), size):
+        protocol.data_received(data[start : start + size])
+        await settle()
+    protocol.data_received(FOLLOWING)  # who broke HTTP is not listened to any more
+    assert not protocol.transport.is_closing()
+    assert protocol.transport.written == b""
+    told.may_answer.set()
+    await until(protocol.transport.is_closing)
+    assert statuses(protocol) == [b"200"] * count
+    assert told.asked == [("POST", "/first", b"body")] * count
+    if b"/broken" not in behind:
+        assert protocol.transport.written.count(b"connection: close") == 1
+
+
+async def test_a_body_that_breaks_after_its_answer_gets_no_second_answer(
+    protocol: GuardedHttpProtocol,
+) -> None:
+    protocol.data_received(b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await until_answered(protocol)
+    protocol.data_received(b"no size\r\n")
+    assert protocol.transport.is_closing()
+    assert statuses(protocol) == [b"200"]
+
+
+async def test_a_large_body_that_comes_with_the_next_head_is_not_part_of_it(told: Told) -> None:
+    protocol = connected(told)
+    body = b"x" * 20_000
+    first = b"POST /first HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    protocol.data_received(first + FOLLOWING[:10])
+    await settle()
+    protocol.data_received(FOLLOWING[10:])
+    await until(lambda: b"/following" in protocol.transport.written)
+    assert statuses(protocol) == [b"200", b"200"]
+
+
+async def test_a_head_that_began_behind_a_request_may_not_be_endless_either(told: Told) -> None:
+    protocol = connected(told)
+    protocol.data_received(FOLLOWING + b"GET / HTTP/1.1\r\nX-Long: ")
+    await until_answered(protocol)
+    for _ in range(2):
+        assert not protocol.transport.is_closing()
+        protocol.data_received(b"x" * 8000)
+    assert statuses(protocol) == [b"200", b"431"]

@@ -95,6 +95,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._pause: object = None
         self._head_bytes = 0
         self._is_leaving = False
+        self._is_ending = False  # with the last answer that is under way: what comes on is dropped
         self._held: bytes | None = None  # what waits for room
         self._held_at: float | None = None  # since when, by time.perf_counter
         # The socket's; the transport's alone from the moment that it closes.
@@ -133,6 +134,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._read(data)
 
     def _read(self, data: bytes) -> None:
+        if self._is_ending:
+            return
+        before = self.scope
         self._unset_keepalive_if_required()
         while True:
             try:
@@ -152,7 +156,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         if cycle is not None and cycle.scope is scope:
             self._head_bytes = 0
             return
-        self._head_bytes += len(data)
+        if (
+            scope is before or cycle is None
+        ):  # else the end of another request has come with the head, nobody knows how much of it
+            self._head_bytes += len(data)
         if self._head_bytes > self.max_head_bytes and not self.transport.is_closing():
             self._refuse(431, f"The request's head is larger than the {self.max_head_bytes} bytes allowed")
 
@@ -181,6 +188,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         cycle.message_event.set()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if cycle.disconnected:
+            self.transport.close()  # it broke off before its turn; see `_refuse`
+            return
         if self._line is not None:
             self._line.room.starting += 1
         super()._start_asgi_task(cycle, app)
@@ -340,11 +350,24 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answers what never became a request, and closes; breaks off where another answer is on its way."""
-        if self.pipeline or (
-            self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        ):
-            self.transport.abort()
+        """Answers what never became a whole request, and closes.
+
+        Whoever waits for another answer gets that one, and the connection ends with it: it is of a request that may have been done.
+        """
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                cycle.keep_alive = False
+                self._is_ending = True
+                return
+            if self.pipeline:  # those before it have their turn, and it has none
+                cycle.disconnected = self._is_ending = True
+                return
+            if cycle.response_started:
+                self.transport.abort()
+                return
+        elif cycle is not None and cycle.more_body:  # it has its answer
+            self.transport.close()
             return
         request_id = new_request_id()
         body = to_json(problem_body(status=status, message=message, path="", request_id=request_id))
