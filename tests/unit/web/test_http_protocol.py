@@ -13,7 +13,12 @@ from unittest.mock import MagicMock
 
 import pytest
 from scalable_fastapi_system.infra.settings import Settings
-from scalable_fastapi_system.web.http_protocol import LOOKS, GuardedHttpProtocol, http_protocol
+from scalable_fastapi_system.web.http_protocol import (
+    LOOKS,
+    MOST_PIPELINED,
+    GuardedHttpProtocol,
+    http_protocol,
+)
 from scalable_fastapi_system.web.waiting_line import WaitingLine
 from uvicorn import Config
 from uvicorn.server import ServerState
@@ -33,6 +38,13 @@ class Transport(MagicMock):
         self.unsent = 0
         self.written = b""
         self.is_over = False
+        self.is_read = True
+
+    def pause_reading(self) -> None:
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        self.is_read = True
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
@@ -553,3 +565,46 @@ async def test_a_head_that_began_behind_a_request_may_not_be_endless_either(told
         assert not protocol.transport.is_closing()
         protocol.data_received(b"x" * 8000)
     assert statuses(protocol) == [b"200", b"431"]
+
+
+async def test_nothing_more_is_read_while_requests_wait_for_their_turn(told: Told) -> None:
+    """Who sends requests faster than they are answered waits, and does not fill the memory."""
+    protocol = connected(told)
+    told.may_answer.clear()
+    protocol.data_received(FOLLOWING * 4)
+    for number in range(1, 4):
+        await until(
+            lambda number=number: len(told.asked) == number
+        )  # each has asked for its body, which reads on
+        assert len(protocol.pipeline) == 4 - number
+        assert not protocol.transport.is_read
+        told.may_answer.set()
+        await asyncio.sleep(0)
+        told.may_answer.clear()
+    await until(lambda: len(told.asked) == 4)
+    assert protocol.transport.is_read  # its client may send more of it, or leave
+    told.may_answer.set()
+    await until(lambda: len(statuses(protocol)) == 4)
+    assert not protocol.transport.is_closing()
+
+
+async def test_a_waiting_request_s_body_is_read_when_its_turn_has_come(told: Told) -> None:
+    protocol = connected(told)
+    protocol.data_received(FOLLOWING + POST + POST[:-2])
+    assert not protocol.transport.is_read
+    await until(lambda: protocol.transport.is_read)
+    protocol.data_received(POST[-2:])
+    await until(lambda: len(statuses(protocol)) == 3)
+    assert told.asked == [("GET", "/following", b""), *[("POST", "/first", b"body")] * 2]
+
+
+async def test_of_very_many_requests_at_once_the_first_are_answered_and_the_last_of_these_says_so(
+    told: Told,
+) -> None:
+    protocol = connected(told)
+    protocol.data_received(FOLLOWING * 1000)
+    await until(protocol.transport.is_closing)
+    assert statuses(protocol) == [b"200"] * (1 + MOST_PIPELINED)
+    *others, last = protocol.transport.written.split(b"HTTP/1.1 ")
+    assert b"connection: close" in last
+    assert not any(b"connection: close" in other for other in others)

@@ -29,9 +29,11 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Sized
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from scalable_fastapi_system.infra.settings import Settings
@@ -48,6 +50,9 @@ from scalable_fastapi_system.web.waiting_line import BY_BYTES, PARSED, WaitingLi
 LOOKS = 4
 LEAVE_SECONDS = 5.0
 LAST_READ_SECONDS = 0.1
+# Requests that wait behind another on one connection: more than clients send at once, and 300 KB. One reading of the socket may bring
+# nine thousand.
+MOST_PIPELINED = 128
 _NOT_OURS = -1  # the descriptor of a connection that is encrypted
 _DISCARD = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time at all: the connection is reset
 
@@ -73,6 +78,18 @@ def http_protocol(settings: Settings) -> type[GuardedHttpProtocol]:
         "leave_seconds": min(LEAVE_SECONDS, api.shutdown_grace_seconds / 2),
     }
     return type("ConfiguredHttpProtocol", (GuardedHttpProtocol,), limits)
+
+
+class _Flow(FlowControl):
+    """Reads nothing more while requests wait behind another, whoever asks for it: uvicorn does after each answer."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self._pipeline:
+            super().resume_reading()
 
 
 class GuardedHttpProtocol(HttpToolsProtocol):
@@ -109,6 +126,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         self._timer = self.loop.call_later(self.seconds_between_looks, self._look)
         if self.acceptor is not None:
             self.acceptor.take_more()
@@ -174,6 +192,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise ValueError("this is no proxy")  # which the parser takes for a request that breaks HTTP
             return  # `_read` goes on without the upgrade
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise ValueError(
+                "too many requests at once"
+            )  # the last one's answer says that the connection ends
         super().on_headers_complete()
         if self._held_at is not None:
             self.scope["state"]["came_at"] = self._held_at  # the wait is the client's time too
