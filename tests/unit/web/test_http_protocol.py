@@ -608,3 +608,50 @@ async def test_of_very_many_requests_at_once_the_first_are_answered_and_the_last
     *others, last = protocol.transport.written.split(b"HTTP/1.1 ")
     assert b"connection: close" in last
     assert not any(b"connection: close" in other for other in others)
+
+
+CHUNKED = b"POST /first HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+async def test_trailers_are_no_headers(told: Told, size: int) -> None:
+    """A proxy checks and sets those of the head, and anybody may write behind the body."""
+    protocol = connected(told)
+    data = CHUNKED + b"4\r\nbody\r\n0\r\nHost: evil\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n" + FOLLOWING
+    told.may_answer.clear()
+    for start in range(0, len(data), size):
+        protocol.data_received(data[start : start + size])
+        await settle()
+    told.may_answer.set()
+    await until(lambda: len(statuses(protocol)) == 2)
+    assert told.asked == [("POST", "/first", b"body"), ("GET", "/following", b"")]
+    first, following = told.scopes
+    assert first["headers"] == [(b"host", b"test"), (b"transfer-encoding", b"chunked")]
+    assert following["headers"] == [(b"host", b"test")]
+
+
+@pytest.mark.parametrize("piece", [b"X-%d: value\r\n" * 100, b"x" * 2000], ids=["many", "one"])
+@pytest.mark.parametrize("before", [b"", b"4\r\nbody\r\n"])
+async def test_endless_trailers_are_a_431(told: Told, before: bytes, piece: bytes) -> None:
+    protocol = connected(told)
+    protocol.data_received(CHUNKED + before + b"0\r\n")
+    sent = 0
+    while not protocol.transport.is_closing():
+        assert sent <= SETTINGS.api.max_head_bytes + len(piece)
+        protocol.data_received(piece)
+        sent += len(piece)
+        await settle()
+    assert statuses(protocol) == [b"431"]
+    assert sent > SETTINGS.api.max_head_bytes
+
+
+async def test_a_body_may_be_longer_than_a_head(told: Told) -> None:
+    protocol = connected(told)
+    count = 20
+    protocol.data_received(CHUNKED)
+    for _ in range(count):
+        protocol.data_received(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+        await settle()
+    protocol.data_received(b"0\r\n\r\n")
+    await until(lambda: statuses(protocol) == [b"200"])
+    assert told.asked == [("POST", "/first", b"x" * 1000 * count)]

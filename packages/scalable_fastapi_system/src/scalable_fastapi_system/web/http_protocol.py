@@ -80,6 +80,16 @@ def http_protocol(settings: Settings) -> type[GuardedHttpProtocol]:
     return type("ConfiguredHttpProtocol", (GuardedHttpProtocol,), limits)
 
 
+class _Trailers(list[tuple[bytes, bytes]]):
+    """Takes what looks like headers behind a chunked body. Anybody may write there what a proxy has checked in the head, so it is dropped."""
+
+    def append(self, _header: tuple[bytes, bytes]) -> None:
+        pass
+
+
+_TRAILERS = _Trailers()
+
+
 class _Flow(FlowControl):
     """Reads nothing more while requests wait behind another, whoever asks for it: uvicorn does after each answer."""
 
@@ -110,7 +120,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._looks = 0
         self._unsent_bytes = 0
         self._pause: object = None
-        self._head_bytes = 0
+        self._head_bytes = 0  # of the head or the trailers that have not come to their end
+        self._has_come_on = False  # to the end of a head, or with a body
         self._is_leaving = False
         self._is_ending = False  # with the last answer that is under way: what comes on is dropped
         self._held: bytes | None = None  # what waits for room
@@ -171,15 +182,19 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                 self.send_400_response(message)
                 return
         cycle, scope = self.cycle, self.scope
-        if cycle is not None and cycle.scope is scope:
+        if cycle is not None and cycle.scope is scope and (self._has_come_on or not cycle.more_body):
             self._head_bytes = 0
+            self._has_come_on = False
             return
         if (
             scope is before or cycle is None
         ):  # else the end of another request has come with the head, nobody knows how much of it
             self._head_bytes += len(data)
         if self._head_bytes > self.max_head_bytes and not self.transport.is_closing():
-            self._refuse(431, f"The request's head is larger than the {self.max_head_bytes} bytes allowed")
+            self._refuse(
+                431,
+                f"The request's head, or its trailers, are larger than the {self.max_head_bytes} bytes allowed",
+            )
 
     # -- uvicorn's calls ------------------------------------------------------------------------------------
 
@@ -188,19 +203,27 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade() and not self._should_upgrade():
-            if self.parser.get_method() == b"CONNECT":
+        if self.parser.should_upgrade():
+            if self._should_upgrade():
+                super().on_headers_complete()
+            elif self.parser.get_method() == b"CONNECT":
                 raise ValueError("this is no proxy")  # which the parser takes for a request that breaks HTTP
-            return  # `_read` goes on without the upgrade
+            return  # `_read` goes on, without an upgrade that is not served
         if len(self.pipeline) >= MOST_PIPELINED:
             raise ValueError(
                 "too many requests at once"
             )  # the last one's answer says that the connection ends
         super().on_headers_complete()
+        self._has_come_on = True
+        self.headers = _TRAILERS  # the scope has the others
         if self._held_at is not None:
             self.scope["state"]["came_at"] = self._held_at  # the wait is the client's time too
         if self._is_leaving and self.cycle is not None:
             self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._has_come_on = True
 
     def on_message_complete(self) -> None:
         cycle = self.cycle
