@@ -546,6 +546,56 @@ async def test_a_body_that_breaks_after_its_answer_gets_no_second_answer(
     assert statuses(protocol) == [b"200"]
 
 
+@pytest.mark.parametrize("pieces", [[b"body"], [b"bo", b"dy"], [b"body" + FOLLOWING]])
+async def test_a_connection_is_idle_when_the_body_has_come_after_the_answer(
+    protocol: GuardedHttpProtocol, pieces: list[bytes]
+) -> None:
+    """Its client has done nothing wrong: an answer such as 401 or 404 waits for no body."""
+    head, _, _ = POST.partition(b"body")
+    for _ in range(2):
+        protocol.data_received(head)
+        await until(lambda: protocol.cycle.response_complete)
+        for piece in pieces:
+            protocol.data_received(piece)
+        await until(lambda: protocol.cycle.response_complete)
+        assert protocol.timeout_keep_alive_task is not None
+        assert looks_until_cut_off(protocol) == 0
+    assert len(statuses(protocol)) == (4 if FOLLOWING in pieces[0] else 2)
+
+
+async def test_a_request_at_work_is_not_idle_since_the_body_of_the_last_one(told: Told) -> None:
+    protocol = connected(answer)
+    protocol.data_received(POST[:-4])
+    await until_answered(protocol)
+    protocol.app = told
+    told.may_answer.clear()
+    protocol.data_received(POST[-4:] + FOLLOWING)
+    assert protocol.timeout_keep_alive_task is None
+    told.may_answer.set()
+    await until(lambda: len(statuses(protocol)) == 2)
+
+
+async def test_a_head_that_does_not_come_on_behind_a_late_body_is_cut_off(
+    protocol: GuardedHttpProtocol,
+) -> None:
+    protocol.data_received(POST[:-4])
+    await until_answered(protocol)
+    protocol.data_received(POST[-4:] + FOLLOWING[:10])
+    assert looks_until_cut_off(protocol) == LOOKS
+    assert statuses(protocol) == [b"200", b"408"]
+
+
+async def test_a_full_process_refuses_by_its_bytes_what_follows_a_late_body(
+    protocol: GuardedHttpProtocol,
+) -> None:
+    protocol.data_received(POST[:-4])
+    await until_answered(protocol)
+    protocol.data_received(POST[-4:])
+    fill(protocol)
+    protocol.data_received(REQUEST)
+    assert protocol.transport.written.endswith(b"refused")
+
+
 async def test_a_large_body_that_comes_with_the_next_head_is_not_part_of_it(told: Told) -> None:
     protocol = connected(told)
     body = b"x" * 20_000

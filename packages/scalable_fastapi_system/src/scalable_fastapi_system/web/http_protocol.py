@@ -202,6 +202,10 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._end_looks()  # another protocol takes the connection over
         super().handle_websocket_upgrade()
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._unset_keepalive_if_required()  # the rest of an answered request may have come just before
+
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             if self._should_upgrade():
@@ -231,6 +235,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return  # of an upgrade: nothing has begun
         cycle.more_body = False
         cycle.message_event.set()
+        if (
+            cycle.response_complete
+            and self.timeout_keep_alive_task is None
+            and not self.transport.is_closing()
+        ):
+            self._wait_for_next(self.timeout_keep_alive)  # its answer did not wait for its body
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if cycle.disconnected:
