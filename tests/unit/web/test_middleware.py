@@ -18,6 +18,7 @@ from scalable_fastapi_system.web.limits import body_limit, carries_secrets, requ
 from scalable_fastapi_system.web.middleware import PlatformMiddleware
 from scalable_fastapi_system.web.platform_api import PlatformAPI
 from scalable_fastapi_system.web.problems import install_error_handlers
+from starlette.middleware.gzip import GZipMiddleware
 
 
 class Thing(BaseModel):
@@ -225,6 +226,39 @@ async def test_a_full_process_refuses_at_once_but_answers_probes():
         release.set()
         assert (await first).status_code == 200
         assert (await client.get("/text")).status_code == 200
+
+
+@pytest.mark.parametrize("is_innermost", [True, False])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_number_that_python_does_not_read_is_a_404(method, is_innermost):
+    app = make_app()
+
+    @app.get("/numbers/{number:int}")
+    async def read(number: int):
+        return number
+
+    if not is_innermost:
+        app.add_middleware(GZipMiddleware)
+    async with client_of(app) as client:
+        answer = await client.request(method, f"/numbers/{'7' * 5000}")
+        assert (answer.status_code, answer.json()["error_code"]) == (404, "NOT_FOUND")
+        assert (await client.get("/numbers/7")).json() == 7
+
+
+async def test_a_request_whose_beginning_fails_leaves_its_place(monkeypatch):
+    app = make_app()
+    async with client_of(app) as client:
+        await client.get("/text")
+        room = app.state.waiting_line.room
+
+        def fail(*_arguments):
+            raise RuntimeError("no facts")
+
+        monkeypatch.setattr("scalable_fastapi_system.web.route_table.RouteTable.find", fail)
+        room.starting += 1  # as the server's protocol counts it
+        with pytest.raises(RuntimeError):
+            await client.get("/text")
+    assert (room.starting, room.at_work) == (0, 0)
 
 
 async def test_large_answers_are_compressed_unless_they_carry_secrets(client):

@@ -131,3 +131,13 @@ def _calls(action: Callable[[], Any]) -> int:
     finally:
         sys.setprofile(before)
     return count
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("path", ["/second/{}/parts", "/plain/{}"])
+def test_a_number_that_python_does_not_read_is_no_match_and_left_to_nobody(method, path):
+    app = application()
+    app.add_route("/plain/{number:int}", lambda _request: None)
+    table = table_of(app)
+    assert table.find(method, path.format("7"))[0].template == path.format("{number:int}")
+    assert table.find(method, path.format("7" * 5000)) == (table.unreadable, None)

@@ -143,32 +143,36 @@ class PlatformMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(self, scope, send)
-        self._trust.note(scope)
-        if self._spans is not None:
-            exchange.span = span = self._spans.begin(scope, exchange.facts.template)
-            exchange.trace = {"trace_id": span.trace_id}
-        structlog.contextvars.bind_contextvars(request_id=exchange.request_id, **exchange.trace)
         self._room.enter()
         try:
-            target: ASGIApp = self._cors if self._cors is not None and exchange.has_origin else self._admit
-            await target(scope, receive, exchange.send)
-        except asyncio.CancelledError:
-            exchange.status = exchange.status or CLIENT_CLOSED
-            raise
-        except ClientDisconnect:
-            # It left before its body was whole: nobody is there to answer, and nothing of ours has failed.
-            exchange.status = exchange.status or CLIENT_CLOSED
-        except Exception as error:  # noqa: BLE001 - the last stop: everything becomes an answer here
-            await self._answer_error(exchange, scope, receive, error)
+            exchange = _Exchange(self, scope, send)
+            self._trust.note(scope)
+            if self._spans is not None:
+                exchange.span = span = self._spans.begin(scope, exchange.facts.template)
+                exchange.trace = {"trace_id": span.trace_id}
+            structlog.contextvars.bind_contextvars(request_id=exchange.request_id, **exchange.trace)
+            try:
+                target: ASGIApp = (
+                    self._cors if self._cors is not None and exchange.has_origin else self._admit
+                )
+                await target(scope, receive, exchange.send)
+            except asyncio.CancelledError:
+                exchange.status = exchange.status or CLIENT_CLOSED
+                raise
+            except ClientDisconnect:
+                # It left before its body was whole: nobody is there to answer, and nothing of ours has failed.
+                exchange.status = exchange.status or CLIENT_CLOSED
+            except Exception as error:  # noqa: BLE001 - the last stop: everything becomes an answer here
+                await self._answer_error(exchange, scope, receive, error)
+            finally:
+                if exchange.is_stream:
+                    self._room.streams -= 1
+                self._finish(exchange, scope)
+                if exchange.span is not None:
+                    exchange.span.end(exchange.status or 500, exchange.failure)
+                exchange.let_go()
         finally:
             self._room.leave()
-            if exchange.is_stream:
-                self._room.streams -= 1
-            self._finish(exchange, scope)
-            if exchange.span is not None:
-                exchange.span.end(exchange.status or 500, exchange.failure)
-            exchange.let_go()
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: _Exchange = scope["state"]["exchange"]
@@ -187,6 +191,8 @@ class PlatformMiddleware:
         if self._admission is not None and not facts.is_probe:
             admitted = self._admission(scope, facts)
             exchange.extra_headers = admitted if isinstance(admitted, list) else await admitted
+        if facts is self._routes.unreadable:
+            raise HTTPException(404)
         if scope["method"] in _BODY_METHODS or exchange.has_body:
             receive = self._bounded(receive, exchange, facts)
         if exchange.idempotency_key is not None and self._once is not None and scope["method"] == "POST":

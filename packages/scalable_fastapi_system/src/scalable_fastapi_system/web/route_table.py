@@ -87,6 +87,8 @@ class RouteTable:
         self._body_limit_bytes = body_limit_bytes
         self._timeout_seconds = timeout_seconds
         self.unmatched = self._facts(UNMATCHED, None)
+        # Of a path that fits a template, and whose parameters are none: the router must not be asked, for it fails.
+        self.unreadable = self._facts(UNMATCHED, None)
         self._route_count = -1
         self._static: dict[str, dict[str, RouteFacts]] = {}
         self._dynamic: dict[str, list[_Template]] = {}
@@ -105,19 +107,23 @@ class RouteTable:
             if facts is not None:
                 return facts, {} if facts.endpoint_app is not None else None
         other: RouteFacts | None = next(iter(by_method.values())) if by_method else None
+        other_found: re.Match[str] | None = None
         for _, pattern, methods, facts in self._candidates(path):
             found = pattern.match(path)
             if found is None:
                 continue
             if method in methods:
-                if facts.endpoint_app is None:
-                    return facts, None
-                convertors = facts.convertors
-                return facts, {
-                    name: convertors[name].convert(text) for name, text in found.groupdict().items()
-                }
-            other = other or facts  # the path exists: a 405 belongs to its route
-        return other or self.unmatched, None
+                parameters = _parameters(facts, found)
+                if parameters is None:
+                    return self.unreadable, None
+                return facts, parameters if facts.endpoint_app is not None else None
+            if other is None:
+                other, other_found = facts, found  # the path exists: a 405 belongs to its route
+        if other is None:
+            return self.unmatched, None
+        if other_found is not None and _parameters(other, other_found) is None:
+            return self.unreadable, None
+        return other, None
 
     def prepare(self) -> Iterator[tuple[str, RouteFacts]]:
         """Builds the table; method and facts of every route in it."""
@@ -158,11 +164,11 @@ class RouteTable:
                 continue  # mounts and the like measure as unmatched
             methods = frozenset(context.methods or ())
             facts = self._facts(template, endpoint)
+            facts.convertors = context.param_convertors
             route = context.original_route
             if isinstance(route, APIRoute):
                 facts.route = route
                 facts.endpoint_app = context.app  # built for this inclusion, with its dependencies
-                facts.convertors = context.param_convertors
             if "{" not in template:
                 for method in methods:
                     self._static.setdefault(template, {}).setdefault(method, facts)
@@ -171,3 +177,12 @@ class RouteTable:
             self._dynamic.setdefault(prefix, []).append((order, pattern, methods, facts))
         self._most_segments = max((prefix.count("/") for prefix in self._dynamic), default=0)
         self._route_count = len(self._app.router.routes)
+
+
+def _parameters(facts: RouteFacts, found: re.Match[str]) -> dict[str, Any] | None:
+    """The path's parameters; None where they cannot be read, such as a number of more digits than Python takes."""
+    convertors = facts.convertors
+    try:
+        return {name: convertors[name].convert(text) for name, text in found.groupdict().items()}
+    except ValueError:
+        return None
