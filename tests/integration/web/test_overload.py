@@ -45,6 +45,10 @@ class Gate:
         return {"done": True}
 
     @request_timeout(None)
+    async def download(self) -> dict[str, bool]:
+        return {"done": True}
+
+    @request_timeout(None)
     async def stream(self) -> StreamingResponse:
         async def events() -> AsyncIterator[bytes]:
             yield b": begun\n\n"
@@ -68,7 +72,8 @@ async def http(gate: Gate) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the whole application with one endpoint more, behind real sockets and the service's own protocol."""
     app: FastAPI = create_app(SETTINGS)
     app.get("/gate")(gate.pass_through)
-    app.get("/stream")(gate.stream)
+    app.get("/download")(gate.download)
+    app.get("/stream", responses={200: {"content": {"text/event-stream": {}}}})(gate.stream)
     port = find_free()
     config = uvicorn.Config(
         app, host=HOST, port=port, http=http_protocol(SETTINGS), log_config=None, proxy_headers=False
@@ -170,6 +175,7 @@ async def test_streams_take_no_room_of_others_and_have_a_bound_of_their_own(
             await asyncio.sleep(0.05)
     assert (await http.get("/")).status_code == 200
     assert (await http.get("/stream")).status_code == 503
+    assert (await http.get("/download")).status_code == 200  # which takes its time too, and is none
 
     gate.opened.set()
     assert {answer.status_code for answer in await asyncio.gather(*followed, *asked)} == {200}

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import structlog
 from fastapi import APIRouter, Depends, Request
+from fastapi.responses import EventSourceResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict
 from scalable_fastapi_system.infra.metrics import MetricsManager
@@ -259,6 +260,33 @@ async def test_a_request_whose_beginning_fails_leaves_its_place(monkeypatch):
         with pytest.raises(RuntimeError):
             await client.get("/text")
     assert (room.starting, room.at_work) == (0, 0)
+
+
+async def test_a_stream_that_waits_for_its_reader_is_counted_once():
+    app = make_app()
+    reads = asyncio.Event()
+
+    @app.get("/events", response_class=EventSourceResponse)
+    async def events():
+        yield "one"
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            await reads.wait()
+
+    async with client_of(app) as client:
+        await client.get("/text")
+    room = app.state.waiting_line.room
+    cycle = ServersCycle("/events")
+    following = asyncio.create_task(app(cycle.scope, asyncio.Event().wait, send))
+    async with asyncio.timeout(30):
+        while not room.streams:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert (room.at_work, room.taken) == (1, 0)
+        reads.set()
+        await following
+    assert (room.at_work, room.taken, room.waiting, room.streams) == (0, 0, 0, 0)
 
 
 async def test_large_answers_are_compressed_unless_they_carry_secrets(client):

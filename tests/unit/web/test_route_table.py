@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import EventSourceResponse
 from scalable_fastapi_system.web.route_table import RouteTable
 
 # In the order of registration, literal paths first: prefixes of prefixes, convertors, rests of paths.
@@ -141,3 +142,18 @@ def test_a_number_that_python_does_not_read_is_no_match_and_left_to_nobody(metho
     table = table_of(app)
     assert table.find(method, path.format("7"))[0].template == path.format("{number:int}")
     assert table.find(method, path.format("7" * 5000)) == (table.unreadable, None)
+
+
+@pytest.mark.parametrize(
+    ("declared", "is_stream"),
+    [
+        ({"response_class": EventSourceResponse}, True),
+        ({"responses": {200: {"content": {"text/event-stream": {}}}}}, True),
+        ({"responses": {404: {"description": "none"}}}, False),
+        ({}, False),
+    ],
+)
+def test_a_route_is_a_stream_where_it_declares_events(declared, is_stream):
+    app = FastAPI()
+    app.get("/one", **declared)(lambda: None)
+    assert table_of(app).find("GET", "/one")[0].is_stream is is_stream

@@ -37,7 +37,7 @@ from scalable_fastapi_system.web.hosts import HostRule
 from scalable_fastapi_system.web.problems import problem_response
 from scalable_fastapi_system.web.refusals import Refusals, no_room
 from scalable_fastapi_system.web.room import Room
-from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable
+from scalable_fastapi_system.web.route_table import EVENTS, RouteFacts, RouteTable
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
 from scalable_fastapi_system.web.slow_body import CLIENT_CLOSED, PATIENCE_SHARE, bounded_body
 from scalable_fastapi_system.web.waiting_line import WaitingLine
@@ -50,6 +50,7 @@ _request_log = RequestLog("api.request")
 _CSP = (b"content-security-policy", API_POLICY.encode())
 _VARY = (b"vary", b"Origin")
 _NO_STORE = (b"cache-control", b"no-store")
+_EVENTS = EVENTS.encode()
 _NO_TRACE: dict[str, str] = {}
 _COMPRESS_FROM_BYTES = 1000
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -181,7 +182,7 @@ class PlatformMiddleware:
             raise APIException("This host is not served here", 400, "UNKNOWN_HOST")
         room = self._room
         is_full = room.is_over
-        if facts.timeout_seconds is None:
+        if facts.is_stream:
             is_full = is_full or room.streams >= room.most_streams
         if is_full and not facts.is_probe:
             exchange.is_refused = True
@@ -449,9 +450,7 @@ class _Exchange:
                     has_cache_control = True
                 elif name == b"content-security-policy":
                     has_policy = True
-                elif (
-                    name == b"content-type" and value.startswith(b"text/event-stream") and not self.is_stream
-                ):
+                elif name == b"content-type" and value.startswith(_EVENTS) and not self.is_stream:
                     self.is_stream = True
                     self._room.streams += 1
             headers += self._headers
@@ -470,6 +469,9 @@ class _Exchange:
                 # The CORS layer says so only where it allows an origin; a cache must not give that one what others got.
                 headers.append(_VARY)
             message["headers"] = headers
+        if self.is_stream:  # which is counted as such, also while it waits
+            await self._send(message)
+            return
         room = self._room
         room.waiting += 1
         try:

@@ -26,6 +26,7 @@ from scalable_fastapi_system.web.limits import (
     TIMEOUT_ATTRIBUTE,
 )
 
+EVENTS = "text/event-stream"
 _UNSET: Any = object()
 # When it was registered, what it fits, and its methods and facts.
 _Template = tuple[int, re.Pattern[str], frozenset[str], "RouteFacts"]
@@ -56,6 +57,7 @@ class RouteFacts:
         "endpoint",
         "endpoint_app",
         "is_probe",
+        "is_stream",
         "policy",
         "route",
         "template",
@@ -75,6 +77,7 @@ class RouteFacts:
         self.route: Any = None
         self.endpoint_app: ASGIApp | None = None
         self.convertors: dict[str, Any] = {}
+        self.is_stream = False  # of events, as the route declares
         # Probes and scrapes are answered however full the process is.
         self.is_probe = template.startswith("/health") or template == "/metrics"
 
@@ -168,6 +171,7 @@ class RouteTable:
             route = context.original_route
             if isinstance(route, APIRoute):
                 facts.route = route
+                facts.is_stream = _declares_events(route)
                 facts.endpoint_app = context.app  # built for this inclusion, with its dependencies
             if "{" not in template:
                 for method in methods:
@@ -177,6 +181,13 @@ class RouteTable:
             self._dynamic.setdefault(prefix, []).append((order, pattern, methods, facts))
         self._most_segments = max((prefix.count("/") for prefix in self._dynamic), default=0)
         self._route_count = len(self._app.router.routes)
+
+
+def _declares_events(route: APIRoute) -> bool:
+    """Whether the route says, by its `response_class` or its `responses`, that it answers with server-sent events."""
+    if getattr(route.response_class, "media_type", None) == EVENTS:
+        return True
+    return any(EVENTS in answer.get("content", ()) for answer in route.responses.values())
 
 
 def _parameters(facts: RouteFacts, found: re.Match[str]) -> dict[str, Any] | None:
