@@ -196,7 +196,7 @@ async def test_a_body_that_stops_coming_is_cut_off():
         "type": "http",
         "method": "POST",
         "path": "/raw",
-        "headers": [(b"content-length", b"10")],
+        "headers": [(b"host", b"test"), (b"content-length", b"10")],
         "query_string": b"",
         "client": ("203.0.113.9", 1),
         "server": ("test", 80),
@@ -391,6 +391,33 @@ async def test_only_allowed_hosts_are_served():
         assert (await client.get("/text", headers={"host": "api.example:8000"})).status_code == 200
         assert (await client.get("/text", headers={"host": "a.inside.example"})).status_code == 200
         assert (await client.get("/health/live", headers={"host": "10.1.2.3"})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("hosts", "version", "status"),
+    [
+        (["test"], "1.1", 200),
+        ([""], "1.1", 200),
+        ([], "1.1", 400),
+        (["evil.example", "test"], "1.1", 400),
+        (["test", "test"], "1.1", 400),
+        (["evil.example", "test"], "1.0", 400),
+        ([], "1.0", 200),
+        ([], "2", 200),
+    ],
+)
+async def test_a_request_names_one_host(hosts, version, status):
+    app = make_app()
+    for path, origin in (
+        ("/text", []),
+        ("/health/live", []),
+        ("/text", [(b"origin", b"https://app.example")]),
+    ):
+        cycle = ServersCycle(path)
+        cycle.scope["headers"] = [*((b"host", host.encode()) for host in hosts), *origin]
+        cycle.scope["http_version"] = version
+        await app(cycle.scope, cycle.receive, cycle.send)
+        assert cycle.status == status
 
 
 async def test_cross_origin_calls_are_allowed_for_named_origins_only():

@@ -153,6 +153,8 @@ class PlatformMiddleware:
                 exchange.trace = {"trace_id": span.trace_id}
             structlog.contextvars.bind_contextvars(request_id=exchange.request_id, **exchange.trace)
             try:
+                if exchange.hosts != 1 and (exchange.hosts or scope["http_version"] == "1.1"):
+                    raise APIException("A request has one Host header", 400)
                 target: ASGIApp = (
                     self._cors if self._cors is not None and exchange.has_origin else self._admit
                 )
@@ -367,6 +369,7 @@ class _Exchange:
         "has_left",
         "has_origin",
         "host",
+        "hosts",
         "idempotency_key",
         "is_body_complete",
         "is_refused",
@@ -396,6 +399,7 @@ class _Exchange:
         self.authorization: bytes | None = None
         self.api_key: bytes | None = None
         self.host = b""
+        self.hosts = 0  # how often it was told: by one a check would go, by another the application
         self.idempotency_key: bytes | None = None
         self.takes_gzip = False
         self.has_body = False
@@ -426,6 +430,7 @@ class _Exchange:
                 self.idempotency_key = value
             elif name == b"host":
                 self.host = value
+                self.hosts += 1
             elif name == b"origin":
                 self.has_origin = True
         self.request_id = inbound_id if inbound_id and is_request_id(inbound_id) else new_request_id()
