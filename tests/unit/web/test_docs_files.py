@@ -83,3 +83,12 @@ async def test_a_file_that_the_client_has_is_a_304_and_each_encoding_has_its_own
 async def test_a_file_that_there_is_not_is_a_404(http: httpx.AsyncClient) -> None:
     for path in ("/docs/assets/nothing.js", "/docs/assets/../../pyproject.toml", "/docs/assets/"):
         assert (await http.get(path)).status_code == 404
+
+
+async def test_a_file_is_only_read_also_when_it_is_in_memory(http: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        answer = await http.post(URL)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+        assert answer.json()["error_code"] == "METHOD_NOT_ALLOWED"
+        assert (await http.get(URL)).status_code == 200
+    assert (await http.head(URL)).status_code == 200

@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 from fastapi import FastAPI
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Mount, Route
@@ -24,6 +25,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; worker-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
+_READING = ("GET", "HEAD")
 _CACHE_FILES = "public, max-age=3600"
 _GZIP_LEVEL = 6  # 9 takes a third longer for a third of a percent
 
@@ -95,6 +97,8 @@ class _Assets(StaticFiles):
         self._one_at_a_time = asyncio.Lock()
 
     async def get_response(self, path: str, scope: Scope) -> Response:
+        if scope["method"] not in _READING:
+            raise HTTPException(405, headers={"Allow": ", ".join(_READING)})
         key = path, scope["state"]["exchange"].takes_gzip
         if key not in self._kept:
             found = await super().get_response(path, {**scope, "headers": []})
