@@ -486,6 +486,19 @@ async def test_pages_of_named_origins_may_read_what_the_pass_answers_itself(meth
     assert "access-control-allow-origin" not in none.headers
 
 
+async def test_a_key_does_not_make_a_post_of_a_path_that_takes_none():
+    def once(app, facts, key):
+        async def refuse(scope, receive, send):
+            raise APIException("No key is taken here", 400, "IDEMPOTENCY_KEY_NOT_TAKEN")
+
+        return refuse
+
+    async with client_of(make_app(once=once)) as client:
+        for path, status in (("/text", 405), ("/things/5", 405), ("/nowhere", 404), ("/raw", 400)):
+            answer = await client.post(path, headers={"Idempotency-Key": "a-key"})
+            assert answer.status_code == status
+
+
 async def test_the_admission_s_headers_are_added_and_its_refusal_is_an_answer():
     def admit(scope, facts):
         if facts.template == "/text":

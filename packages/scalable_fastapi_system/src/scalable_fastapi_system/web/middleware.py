@@ -198,7 +198,12 @@ class PlatformMiddleware:
             raise HTTPException(404)
         if scope["method"] in _BODY_METHODS or exchange.has_body:
             receive = self._bounded(receive, exchange, facts)
-        if exchange.idempotency_key is not None and self._once is not None and scope["method"] == "POST":
+        if (
+            exchange.idempotency_key is not None
+            and self._once is not None
+            and scope["method"] == "POST"
+            and "POST" in facts.methods  # else the router says 405
+        ):
             inner = self._run_endpoint_or_app if self._is_innermost else self._app
             app = self._once(
                 inner, facts, exchange.idempotency_key

@@ -58,6 +58,7 @@ class RouteFacts:
         "endpoint_app",
         "is_probe",
         "is_stream",
+        "methods",
         "policy",
         "route",
         "template",
@@ -74,6 +75,7 @@ class RouteFacts:
         self.policy: str | None = getattr(endpoint, POLICY_ATTRIBUTE, None)
         self.carries_secrets: bool = getattr(endpoint, SECRETS_ATTRIBUTE, False)
         self.endpoint = endpoint
+        self.methods: frozenset[str] = frozenset()
         self.route: Any = None
         self.endpoint_app: ASGIApp | None = None
         self.convertors: dict[str, Any] = {}
@@ -167,6 +169,7 @@ class RouteTable:
                 continue  # mounts and the like measure as unmatched
             methods = frozenset(context.methods or ())
             facts = self._facts(template, endpoint)
+            facts.methods = methods
             facts.convertors = context.param_convertors
             route = context.original_route
             if isinstance(route, APIRoute):
