@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import socket
@@ -423,6 +424,7 @@ async def test_an_endless_head_is_a_431(protocol: GuardedHttpProtocol) -> None:
     assert not protocol.transport.is_closing()
     protocol.data_received(b"x" * 8000)
     assert protocol.transport.written.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(protocol.transport.written.partition(b"\r\n\r\n")[2])["instance"] == ""
     assert protocol.transport.is_closing()
 
 

@@ -157,6 +157,12 @@ async def test_a_broken_json_body_is_a_422_in_the_same_shape(client):
     assert response.json()["success"] is False
 
 
+@pytest.mark.parametrize("body", [b'{"name": "\xff"}', b"[" * 200_000, b'{"name": ' + b"1" * 5000 + b"}"])
+async def test_json_that_python_does_not_read_is_a_400_in_the_same_shape(client, body):
+    response = await client.post("/things", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error_code"]) == (400, "BAD_REQUEST")
+
+
 async def test_a_body_over_the_limit_is_refused_by_its_declared_length():
     async with client_of(make_app(Settings(_env_file=None, api={"max_body_bytes": 1024}))) as client:
         assert (await client.post("/raw", content=b"x" * 1024)).json() == {"bytes": 1024}
