@@ -19,6 +19,9 @@ While the process is full, requests are refused or wait for room (`waiting_line.
 before it is parsed (`refusals.py`).
 
 A request that breaks HTTP, or has a head of more than `API__MAX_HEAD_BYTES`, gets the error body that all failures get.
+
+And what uvicorn does otherwise: an upgrade that is not served is ignored, trailers are dropped, nothing more is read while requests of
+one connection wait behind each other, and bytes that make up no request take no answer of the one before them.
 """
 
 from __future__ import annotations
@@ -186,14 +189,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             self._head_bytes = 0
             self._has_come_on = False
             return
-        if (
-            scope is before or cycle is None
-        ):  # else the end of another request has come with the head, nobody knows how much of it
+        # Where the head begins behind the end of another request, nobody knows how much of these bytes it is.
+        if scope is before or cycle is None:
             self._head_bytes += len(data)
         if self._head_bytes > self.max_head_bytes and not self.transport.is_closing():
             self._refuse(
-                431,
-                f"The request's head, or its trailers, are larger than the {self.max_head_bytes} bytes allowed",
+                431, f"The request's head or trailers exceed the {self.max_head_bytes} bytes allowed"
             )
 
     # -- uvicorn's calls ------------------------------------------------------------------------------------
@@ -214,9 +215,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
                 raise ValueError("this is no proxy")  # which the parser takes for a request that breaks HTTP
             return  # `_read` goes on, without an upgrade that is not served
         if len(self.pipeline) >= MOST_PIPELINED:
-            raise ValueError(
-                "too many requests at once"
-            )  # the last one's answer says that the connection ends
+            raise ValueError("too many at once")  # the last one's answer says that the connection ends
         super().on_headers_complete()
         self._has_come_on = True
         self.headers = _TRAILERS  # the scope has the others
@@ -235,11 +234,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return  # of an upgrade: nothing has begun
         cycle.more_body = False
         cycle.message_event.set()
-        if (
-            cycle.response_complete
-            and self.timeout_keep_alive_task is None
-            and not self.transport.is_closing()
-        ):
+        if not cycle.response_complete or self.transport.is_closing():
+            return
+        if self.timeout_keep_alive_task is None:
             self._wait_for_next(self.timeout_keep_alive)  # its answer did not wait for its body
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
