@@ -343,6 +343,28 @@ async def test_requests_are_counted_by_route_and_unknown_paths_together():
     assert totals == {("/things/{thing_id}", "2xx"): 50, ("none", "4xx"): 50}
 
 
+async def test_how_long_a_client_follows_a_stream_is_no_duration_of_a_request():
+    registry = CollectorRegistry()
+    app = make_app(metrics=MetricsManager(registry))
+
+    @app.get("/stream")
+    @request_timeout(None)
+    async def stream():
+        return {}
+
+    async with client_of(app) as client:
+        for path in ("/stream", "/text"):
+            await client.get(path)
+
+    def value(name, handler, **labels):
+        return registry.get_sample_value(name, {"method": "GET", "handler": handler, **labels})
+
+    for handler, timed in (("/stream", 0), ("/text", 1)):
+        assert value("http_requests_total", handler, status="2xx") == 1
+        assert value("http_request_duration_seconds_count", handler) == timed
+    assert registry.get_sample_value("http_request_duration_highr_seconds_count") == 1
+
+
 async def test_methods_that_nobody_knows_make_no_series_of_their_own():
     registry = CollectorRegistry()
     async with client_of(make_app(metrics=MetricsManager(registry))) as client:

@@ -120,7 +120,7 @@ class MetricsManager:
         method: str,
         endpoint: str,
         status: int,
-        duration: float,
+        duration: float | None,
         *,
         request_bytes: int = 0,
         response_bytes: int = 0,
@@ -128,12 +128,13 @@ class MetricsManager:
         """Counts one finished request.
 
         endpoint: the route's template, never a concrete path (a path with ids in it makes a series each).
-        duration: seconds.
+        duration: seconds; None where it says nothing, because it is the client who decides how long it takes.
         """
         children = self._children_of(method, endpoint, status)
         children.count.inc()
-        children.latency_high.observe(duration)
-        children.latency_low.observe(duration)
+        if duration is not None:
+            children.latency_high.observe(duration)
+            children.latency_low.observe(duration)
         children.request_size.observe(request_bytes)
         children.response_size.observe(response_bytes)
 

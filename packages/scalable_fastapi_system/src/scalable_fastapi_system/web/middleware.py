@@ -299,6 +299,7 @@ class PlatformMiddleware:
             exchange.status = CLIENT_CLOSED  # whatever the endpoint made of it
         status = exchange.status or 500
         facts = exchange.facts
+        is_limited = facts.timeout_seconds is not None  # else it lasts as long as the client likes
         if self._metrics is not None and exchange.is_refused:
             self._metrics.record_refused(scope["method"], facts.template)
         elif self._metrics is not None:
@@ -306,13 +307,13 @@ class PlatformMiddleware:
                 scope["method"],
                 facts.template,
                 status,
-                seconds,
+                seconds if is_limited else None,
                 request_bytes=exchange.content_length,
                 response_bytes=exchange.response_bytes,
             )
         if not self._writes_lines or (status < 400 and scope["path"] in self._silent_paths):
             return
-        is_slow = seconds >= self._slow_request_seconds and facts.timeout_seconds is not None
+        is_slow = seconds >= self._slow_request_seconds and is_limited
         state = scope["state"]
         _request_log.write(
             "slow request" if is_slow else "request",
