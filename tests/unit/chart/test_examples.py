@@ -48,6 +48,13 @@ def test_the_adapter_is_told_of_the_metric_that_the_autoscaler_asks_for():
     assert rule["resources"]["overrides"] == {name: {"resource": name} for name in ("namespace", "pod")}
 
 
+@pytest.mark.parametrize("name", ["production", "examples/gateway", "examples/ingress"])
+def test_behind_a_proxy_clients_are_told_apart(name):
+    assert (
+        "SECURITY__TRUSTED_PROXIES" in render(files=[K8S / name / "values.yaml"]).one("ConfigMap", "")["data"]
+    )
+
+
 def kustomized(folder):
     program = shutil.which("kubectl")
     if program is None:

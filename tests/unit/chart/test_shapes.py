@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.unit.chart.helm import CHART, NAME, SHAPES, RenderError, helm, render
@@ -141,13 +143,27 @@ def test_a_release_named_like_the_chart_does_not_say_its_name_twice():
     assert "name: scalable-fastapi-system-api\n" in text
 
 
+def notes_of(*arguments):
+    text = helm("install", "sfs", str(CHART), "--namespace", "demo", "--dry-run=client", *arguments)
+    return text.partition("NOTES:")[2]
+
+
 def test_the_notes_give_the_port_forward_line_and_the_next_commands():
-    notes = helm("install", "sfs", str(CHART), "--namespace", "demo", "--dry-run=client").partition("NOTES:")[
-        2
-    ]
+    notes = notes_of()
     assert f"kubectl -n demo port-forward service/{NAME}-api 8000:8000" in notes
     assert "helm -n demo test sfs" in notes
     assert f"data-{NAME}-postgres-0" in notes
+
+
+@pytest.mark.parametrize("way", ["ingress", "httpRoute"])
+def test_the_notes_ask_for_the_addresses_of_the_proxy_until_they_are_given(way):
+    to = {"ingress": {"hosts": ["a"]}, "httpRoute": {"parentRefs": [{"name": "a"}]}}[way]
+    routed = f"--set-json={way}={json.dumps({'enabled': True, **to})}"
+    assert "SECURITY__TRUSTED_PROXIES" not in notes_of()
+    assert "SECURITY__TRUSTED_PROXIES" in notes_of(routed)
+    for where in ("config", "api.config"):
+        given = notes_of(routed, f"--set={where}.SECURITY__TRUSTED_PROXIES=10.0.0.0/8")
+        assert "SECURITY__TRUSTED_PROXIES" not in given
 
 
 def test_the_ephemeral_values_keep_nothing():
