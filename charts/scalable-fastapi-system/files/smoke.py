@@ -21,6 +21,8 @@ import urllib.request
 from typing import Any
 
 API_URL = os.environ["API_URL"]
+# where SECURITY__ALLOWED_HOSTS has not the name in that URL
+API_HOST_HEADER = os.environ.get("API_HOST_HEADER")
 WORKER_URL = os.environ["WORKER_URL"]
 JOB_TIMEOUT_SECONDS = float(os.environ["JOB_TIMEOUT_SECONDS"])
 TABLE = b"city,population\nBern,134794\nZug,31345\nChur,38293\n"
@@ -41,6 +43,8 @@ def call(
 ) -> tuple[int, str]:
     """Status and body of an answer; an answer with an error status is an answer, too."""
     headers = {"Content-Type": content_type} if body is not None else {}
+    if API_HOST_HEADER and url.startswith(API_URL):
+        headers["Host"] = API_HOST_HEADER
     if token:
         headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(url, data=body, headers=headers, method=method)  # noqa: S310 - our own services

@@ -83,6 +83,14 @@ setting takes that. JSON writes it out.
 {{- if kindIs "float64" . }}{{ toJson . }}{{ else }}{{ toString . }}{{ end -}}
 {{- end -}}
 
+{{/* A Host that the API takes, for who calls it by another name; empty where it takes any. */}}
+{{- define "sfs.allowedHost" -}}
+{{- $allowed := get (merge (dict) .Values.api.config .Values.secrets.extra .Values.config) "SECURITY__ALLOWED_HOSTS" | toString -}}
+{{- /* with commas or as JSON, as the application reads it */ -}}
+{{- $names := regexFindAll `[^][\s,"]+` $allowed -1 -}}
+{{- if and $names (not (has "*" $names)) }}{{ first $names | replace "*." "helm-test." }}{{ end -}}
+{{- end -}}
+
 {{/* A map over another, as Helm lays values over each other: maps are merged, all else is replaced. (list under over), as JSON */}}
 {{- define "sfs.over" -}}
 {{- $result := deepCopy (index . 0) -}}

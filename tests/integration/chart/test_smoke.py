@@ -42,7 +42,7 @@ def start_api(tmp_path: Path, told: dict[str, str]) -> Iterator[Callable[..., Se
 def run_smoke(told: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The job test, as its pod runs it: in the image's folder, with the environment that the chart gives."""
 
-    def run(api: ServiceProcess, key: str) -> subprocess.CompletedProcess[str]:
+    def run(api: ServiceProcess, key: str, **more: str) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
             **told,
@@ -52,6 +52,7 @@ def run_smoke(told: dict[str, str]) -> Callable[..., subprocess.CompletedProcess
             "API_URL": api.url,
             "WORKER_URL": api.url,
             "JOB_TIMEOUT_SECONDS": "90",
+            **more,
         }
         return subprocess.run(
             [sys.executable, str(SMOKE), "job"],
@@ -81,6 +82,13 @@ def test_it_passes_where_nobody_may_register_and_says_what_it_does(start_api, ru
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "registration is closed" in first.stdout
     assert second.stdout == "job: ok\n"
+
+
+def test_it_passes_where_the_api_does_not_take_the_name_of_its_service(start_api, run_smoke):
+    key = secrets.token_hex(32)
+    api = start_api(SECURITY__SECRET_KEY=key, SECURITY__ALLOWED_HOSTS="*.example.com")
+    done = run_smoke(api, key, API_HOST_HEADER="helm-test.example.com")
+    assert (done.returncode, done.stdout) == (0, "job: ok\n"), done.stderr
 
 
 def test_a_fault_is_one_still(start_api, run_smoke):

@@ -157,3 +157,22 @@ def test_what_is_in_the_other_component_s_config_may_be_in_extra_env():
         "worker.extraEnv": [{"name": "LOGGING__LEVEL", "value": "INFO"}],
     }
     assert render("default", values).objects
+
+
+@pytest.mark.parametrize(
+    ("values", "host"),
+    [
+        ({}, ""),
+        ({"config": {"SECURITY__ALLOWED_HOSTS": "api.example.com, example.com"}}, "api.example.com"),
+        ({"config": {"SECURITY__ALLOWED_HOSTS": '["api.example.com", "b"]'}}, "api.example.com"),
+        ({"config": {"SECURITY__ALLOWED_HOSTS": "*.example.com"}}, "helm-test.example.com"),
+        ({"config": {"SECURITY__ALLOWED_HOSTS": "example.com,*"}}, ""),
+        ({"config": {"SECURITY__ALLOWED_HOSTS": "a"}, "api.config": {"SECURITY__ALLOWED_HOSTS": "b"}}, "b"),
+    ],
+)
+def test_helm_test_calls_the_api_by_a_host_that_it_takes(values, host):
+    (pod,) = [
+        item for item in render("default", values).kind("Pod") if "-test-job" in item["metadata"]["name"]
+    ]
+    told = {entry["name"]: entry.get("value") for entry in container(pod, "test")["env"]}
+    assert told["API_HOST_HEADER"] == host

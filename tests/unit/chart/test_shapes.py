@@ -155,6 +155,13 @@ def test_the_notes_give_the_port_forward_line_and_the_next_commands():
     assert f"data-{NAME}-postgres-0" in notes
 
 
+def test_the_commands_of_the_notes_give_a_host_that_the_api_takes():
+    assert "Host:" not in notes_of()
+    notes = notes_of("--set=config.SECURITY__ALLOWED_HOSTS=api.example.com")
+    for path in ("/auth/register", "/auth/login", "/datasets"):
+        assert f"{path} -H 'Host: api.example.com' " in notes
+
+
 @pytest.mark.parametrize("way", ["ingress", "httpRoute"])
 def test_the_notes_ask_for_the_addresses_of_the_proxy_until_they_are_given(way):
     to = {"ingress": {"hosts": ["a"]}, "httpRoute": {"parentRefs": [{"name": "a"}]}}[way]
