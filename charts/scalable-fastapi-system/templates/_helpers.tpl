@@ -22,8 +22,8 @@
 {{/* What selectors match: never a version, since selectors cannot change. (list $ "api") */}}
 {{- define "sfs.selectorLabels" -}}
 {{- $ := index . 0 -}}
-app.kubernetes.io/name: {{ include "sfs.name" $ }}
-app.kubernetes.io/instance: {{ $.Release.Name }}
+app.kubernetes.io/name: {{ include "sfs.name" $ | quote }}
+app.kubernetes.io/instance: {{ $.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
@@ -31,7 +31,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- define "sfs.labels" -}}
 {{- $ := index . 0 -}}
 {{ include "sfs.selectorLabels" . }}
-app.kubernetes.io/part-of: {{ include "sfs.name" $ }}
+app.kubernetes.io/part-of: {{ include "sfs.name" $ | quote }}
 app.kubernetes.io/version: {{ $.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
@@ -44,7 +44,7 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" 
 {{- define "sfs.metadata" -}}
 {{- $ := index . 0 -}}
 name: {{ include "sfs.fullname" $ }}{{ index . 2 }}
-namespace: {{ $.Release.Namespace }}
+namespace: {{ $.Release.Namespace | quote }}
 labels:
   {{- include "sfs.labels" (list $ (index . 1)) | nindent 2 }}
 {{- with merge (dict) (index . 3) $.Values.commonAnnotations }}

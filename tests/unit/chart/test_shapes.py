@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
-from tests.unit.chart.helm import CHART, NAME, SHAPES, RenderError, helm, render
+from tests.unit.chart.helm import CHART, NAME, SHAPES, RenderError, helm, render, shape_file
 
 CORE = {
     "ConfigMap/",
@@ -141,6 +142,27 @@ def test_a_release_named_like_the_chart_does_not_say_its_name_twice():
         "template", "scalable-fastapi-system", str(CHART), "--show-only", "templates/api/service.yaml"
     )
     assert "name: scalable-fastapi-system-api\n" in text
+
+
+def scalars(node):
+    if isinstance(node, dict):
+        node = [*node, *node.values()]
+    if isinstance(node, list):
+        for item in node:
+            yield from scalars(item)
+    else:
+        yield node
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_names_of_nothing_but_digits_stay_text(shape):
+    text = helm(
+        *("template", "777", str(CHART), "--namespace", "4815162", "--values", str(shape_file(shape))),
+        *("--set", "fullnameOverride=sfs", "--set-string", "nameOverride=108"),
+    )
+    found = set(scalars(list(yaml.safe_load_all(text))))
+    assert {"777", "4815162", "108"} <= found
+    assert not {777, 4815162, 108} & found
 
 
 def notes_of(*arguments):
