@@ -68,6 +68,10 @@
 {{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}{{ $problems = append $problems "ingress.hosts: at least one" }}{{ end -}}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}{{ $problems = append $problems "httpRoute.parentRefs: at least one Gateway" }}{{ end -}}
+{{- $scraped := or .Values.monitoring.serviceMonitor.enabled (and .Values.api.autoscaling.enabled .Values.api.autoscaling.targetRequestsInFlight) -}}
+{{- if and $scraped .Values.networkPolicy.enabled .Values.networkPolicy.api.from (not .Values.networkPolicy.metrics.from) -}}
+{{- $problems = append $problems "networkPolicy.api.from: it shuts out Prometheus, which has to scrape the API; say in networkPolicy.metrics.from where that runs" -}}
+{{- end -}}
 
 {{- $problems = concat $problems (include "sfs.connectionProblems" . | fromYamlArray) -}}
 {{- with $problems }}{{ fail (printf "\n\nThe values do not work together:\n- %s\n" (join "\n- " .)) }}{{ end -}}

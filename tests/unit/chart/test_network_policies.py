@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.unit.chart.helm import NAME, render
+import pytest
+
+from tests.unit.chart.helm import NAME, RenderError, render
 
 
 def policy(name, shape="default", values=None):
@@ -59,6 +61,19 @@ def test_the_api_is_open_unless_told_otherwise():
     ]
     assert namespaces == ["gateways", "monitoring"]
     assert peers[2]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "test"
+
+
+@pytest.mark.parametrize(
+    "scraped", [{"monitoring.serviceMonitor.enabled": True}, {"api.autoscaling.targetRequestsInFlight": 20}]
+)
+def test_callers_of_the_api_are_not_named_without_who_scrapes_it(scraped):
+    some = [{"podSelector": {}}]
+    only = {"networkPolicy.api.from": some}
+    with pytest.raises(RenderError, match=r"networkPolicy\.metrics\.from"):
+        render("default", {**only, **scraped})
+    assert render("default", only).objects
+    assert render("default", {**only, **scraped, "networkPolicy.metrics.from": some}).objects
+    assert render("default", {**only, **scraped, "networkPolicy.enabled": False}).objects
 
 
 def test_calls_of_the_pods_are_free_unless_told_otherwise():
