@@ -55,6 +55,11 @@ def test_behind_a_proxy_clients_are_told_apart(name):
     )
 
 
+def test_the_gateway_of_the_example_ends_no_event_stream():
+    route = render(files=[K8S / "examples/gateway/values.yaml"]).one("HTTPRoute", "-api")
+    assert route["spec"]["rules"][0]["timeouts"] == {"request": "0s"}
+
+
 def kustomized(folder):
     program = shutil.which("kubectl")
     if program is None:
