@@ -61,6 +61,15 @@
 {{- $problems = append $problems (printf "%s.autoscaling.minReplicas: scaling on CPU cannot start from 0; KEDA can" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- /* Helm makes what is new before it removes what is old, and KEDA refuses what an autoscaler scales already. */ -}}
+{{- if .Release.IsUpgrade -}}
+{{- range $component, $worker := include "sfs.workers" . | fromJson -}}
+{{- $scaler := printf "%s-%s" (include "sfs.fullname" $) $component -}}
+{{- if and (eq $worker.autoscaling.type "keda") (lookup "autoscaling/v2" "HorizontalPodAutoscaler" $.Release.Namespace $scaler) -}}
+{{- $problems = append $problems (printf "%s: KEDA refuses to scale what HorizontalPodAutoscaler %s still does; before the upgrade: kubectl -n %s delete hpa %s" $component $scaler $.Release.Namespace $scaler) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- range $name, $component := $components -}}
 {{- if and (eq (include "sfs.text" $component.rollout.maxSurge) "0") (eq (include "sfs.text" $component.rollout.maxUnavailable) "0") -}}
 {{- $problems = append $problems (printf "%s.rollout: maxSurge and maxUnavailable are both 0, so that no pod could be replaced" $name) -}}
