@@ -74,6 +74,11 @@
 {{- if and (eq (include "sfs.text" $component.rollout.maxSurge) "0") (eq (include "sfs.text" $component.rollout.maxUnavailable) "0") -}}
 {{- $problems = append $problems (printf "%s.rollout: maxSurge and maxUnavailable are both 0, so that no pod could be replaced" $name) -}}
 {{- end -}}
+{{- range $probe := list "startup" "liveness" "readiness" -}}
+{{- if not (get $component.probes $probe) -}}
+{{- $problems = append $problems (printf "%s.probes.%s: it cannot be left out; failureThreshold and periodSeconds make it more patient" $name $probe) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}{{ $problems = append $problems "ingress.hosts: at least one" }}{{ end -}}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}{{ $problems = append $problems "httpRoute.parentRefs: at least one Gateway" }}{{ end -}}

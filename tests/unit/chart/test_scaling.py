@@ -162,6 +162,7 @@ def test_the_server_is_told_its_number():
         ({"api.autoscaling.minReplicas": 9}, r"api\.autoscaling: minReplicas 9 is above maxReplicas 6"),
         ({"worker.autoscaling.minReplicas": 0}, "KEDA can"),
         ({"api.rollout.maxSurge": 0}, "no pod could be replaced"),
+        ({"api.probes.liveness": None}, r"api\.probes\.liveness: it cannot be left out"),
         ({"ingress.enabled": True}, r"ingress\.hosts"),
         ({"httpRoute.enabled": True}, r"httpRoute\.parentRefs"),
     ],
