@@ -163,7 +163,9 @@ def test_a_table_without_rows_is_a_table(profile: Profile) -> None:
         (["999999999999999999", "-999999999999999999"], "integer"),
         (["1", "2.5"], "number"),
         (["1e5", "-.5", "5.", "1E-3"], "number"),
-        (["12345678901234567890123"], "number"),
+        (["12345678901234567890123"], "integer"),
+        (["9" * 38, "-" + "9" * 38], "integer"),
+        (["9" * 39], "number"),
         (["007", "008"], "text"),
         (["1", "007"], "text"),
         (["1_000"], "text"),
@@ -213,6 +215,27 @@ def test_a_column_without_values_is_empty(profile: Profile) -> None:
 
 def test_white_space_is_part_of_text(profile: Profile) -> None:
     assert column(profile('a,b\n" x",1\nx,2\n'))["distinct"] == 2
+
+
+def test_long_integers_are_told_apart_by_every_digit(profile: Profile) -> None:
+    ids = [1234567890123456700 + number for number in range(20)]
+    found = column(profile("id\n" + "\n".join(map(str, [*ids, ids[7]])) + "\n"))
+    assert (found["type"], found["distinct"], found["min"], found["max"]) == ("integer", 20, ids[0], ids[-1])
+    assert found["top_values"] == [{"value": ids[7], "count": 2}]
+    assert found["mean"] == pytest.approx(ids[0])
+
+
+def test_long_integers_far_down_are_seen(profile: Profile) -> None:
+    found = column(profile("id\n" + "1\n" * 6000 + f"{2**63 - 1}\n{2**63 - 2}\n"))
+    assert (found["type"], found["distinct"], found["max"]) == ("integer", 3, 2**63 - 1)
+
+
+def test_integers_beyond_64_bits_are_told_as_text(profile: Profile) -> None:
+    found = column(profile(f"id\n{2**63 - 1}\n{2**63}\n{-(2**63)}\n{-(2**63) - 1}\n1\n"))
+    assert (found["min"], found["max"], found["distinct"]) == (str(-(2**63) - 1), str(2**63), 5)
+    assert [one["value"] for one in found["top_values"]][1:-1] == [-(2**63), 1, 2**63 - 1]
+    assert (found["mean"], found["quantiles"]["p50"]) == (pytest.approx(0, abs=2**12), 1.0)
+    assert found["std"] == pytest.approx(2**63)
 
 
 def test_one_value_has_no_deviation(profile: Profile) -> None:

@@ -13,7 +13,7 @@ ColumnType = Literal["boolean", "integer", "number", "date", "timestamp", "text"
 
 
 class TopValue(BaseModel):
-    """A frequent value. Text over 100 characters is cut and ends in an ellipsis."""
+    """A frequent value. Text over 100 characters is cut and ends in an ellipsis; an integer beyond 64 bits is text."""
 
     value: Any
     count: int
