@@ -88,6 +88,13 @@ def test_line_ends_and_letters_are_whole_across_blocks(profile: Profile, size: i
     assert column(found)["max"] == "z"
 
 
+@pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c"])
+def test_other_separators_end_no_line(profile: Profile, letter: str) -> None:
+    found = profile(f"name,com{letter}ment,x\n1,a{letter}b,3\n")
+    assert (found["rows"], [one["name"] for one in found["columns"]]) == (1, ["name", "com ment", "x"])
+    assert column(found, 1)["max"] == f"a{letter}b"
+
+
 def test_quoted_line_breaks_delimiters_and_quotes_are_part_of_the_value(profile: Profile) -> None:
     found = profile('a,"b\nb"\n"1,5","say ""hi""\n\nthere"\n2,x\n')
     assert found["rows"] == 2

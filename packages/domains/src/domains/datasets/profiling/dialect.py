@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ def detect(text: Text) -> Dialect:
 
 def _records(sample: str, delimiter: str, *, is_cut: bool) -> list[list[str]]:
     records: list[list[str]] = []
-    reader = csv.reader(sample.splitlines(keepends=True), delimiter=delimiter)
+    # Lines end where DuckDB ends them: `splitlines` would cut at U+2028 and form feeds, too.
+    reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)
     try:
         for record in reader:
             if record:  # the reader gives [] for a blank line
