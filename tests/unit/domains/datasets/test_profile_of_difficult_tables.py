@@ -148,6 +148,29 @@ def test_a_first_line_of_numbers_is_a_row(profile: Profile) -> None:
     assert [one["name"] for one in found["columns"]] == ["column_1", "column_2"]
 
 
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("lines", "rows", "names"),
+    [
+        (["", "", "a,b", "1,2", "3,4"], 2, ["a", "b"]),
+        (["", "  ", "", "a,b", "1,2", "3,4"], 2, ["a", "b"]),
+        (["", "a", "1", "3"], 2, ["a"]),
+        (["", '"a', 'x",b', "1,2", "3,4"], 2, ["a x", "b"]),
+        (["", "1,2", "3,4"], 2, ["column_1", "column_2"]),
+        (["", "1", "3"], 2, ["column_1"]),
+        (["", "a,b"], 0, ["a", "b"]),
+    ],
+)
+def test_blank_lines_before_the_table_are_passed_over(
+    profile: Profile, mark: bytes, end: str, lines: list[str], rows: int, names: list[str]
+) -> None:
+    found = profile(mark + end.join(lines).encode())
+    assert (found["rows"], [one["name"] for one in found["columns"]]) == (rows, names)
+    if rows:
+        assert (column(found)["type"], column(found)["max"], column(found)["missing"]) == ("integer", 3, 0)
+
+
 def test_names_that_look_like_statements_are_only_names(profile: Profile) -> None:
     found = profile('"x\'; DROP TABLE cells; --","c1"" FROM cells"\n1,\'; SELECT 1\n')
     assert [one["name"] for one in found["columns"]] == ["x'; DROP TABLE cells; --", 'c1" FROM cells']
@@ -301,6 +324,7 @@ def test_large_tables_have_exact_counts_and_near_quantiles(profile: Profile) -> 
         (b"a,b,c\n1,2,3\n1,2\n", "Line 3 does not fit the table: it has fewer cells"),
         (b'a,b\n1,"x\n2,y\n', "Line 2 does not fit the table: a quoted value in it does not end"),
         (b'a,b\n1,x\n2,"y"z\n', "Line 3 does not fit the table: a quoted value"),
+        (b"\n\na,b\n1,2\n3\n", "Line 5 does not fit the table: it has fewer cells"),
         (b'a,b\n"1\n2",x\n3\n', "Line 4 does not fit the table: it has fewer cells"),
         (b"a,b\n1," + b"x" * MAX_LINE_BYTES + b"\n", "Line 2 does not fit the table: it is longer"),
         (b"a" * (MAX_NAME_LENGTH + 1) + b",b\n1,2\n", "name of column 1 is longer"),

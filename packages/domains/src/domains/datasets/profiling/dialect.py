@@ -16,16 +16,21 @@ from domains.datasets.profiling.text import Text
 DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_CHARACTERS = MAX_LINE_BYTES  # the longest line fits, so the first one is whole
 _SAMPLE_RECORDS = 200
+_BLANK_LINES = re.compile("(?: *(?:\r\n|\r|\n))*")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How the table is written. Without a header its columns are named `column_1` and so on."""
+    """How the table is written. Without a header its columns are named `column_1` and so on.
+
+    skip: the blank lines before it. DuckDB would take the first for the header.
+    """
 
     delimiter: str
     has_header: bool
     names: tuple[str, ...]
+    skip: int
 
 
 def detect(text: Text) -> Dialect:
@@ -33,10 +38,12 @@ def detect(text: Text) -> Dialect:
     with text.path.open(encoding="utf-8-sig", newline="") as file:
         sample = file.read(_SAMPLE_CHARACTERS)
         is_cut = bool(file.read(1))
+    table = _BLANK_LINES.sub("", sample, count=1)
+    skip = sample.count(text.newline) - table.count(text.newline)
     best: tuple[float, int] = (-1.0, 0)
     found: tuple[str, list[str]] | None = None
     for delimiter in DELIMITERS:
-        records = _records(sample, delimiter, is_cut=is_cut)
+        records = _records(table, delimiter, is_cut=is_cut)
         if not records:
             continue
         width = len(records[0])
@@ -50,7 +57,7 @@ def detect(text: Text) -> Dialect:
         )
     delimiter, first = found
     has_header = not all(_NUMBER.fullmatch(cell) for cell in first)
-    return Dialect(delimiter, has_header, _names(first if has_header else [""] * len(first)))
+    return Dialect(delimiter, has_header, _names(first if has_header else [""] * len(first)), skip)
 
 
 def _records(sample: str, delimiter: str, *, is_cut: bool) -> list[list[str]]:

@@ -78,6 +78,7 @@ def load(connection: duckdb.DuckDBPyConnection, text: Text, dialect: Dialect) ->
         "quote": quoted('"'),
         "escape": quoted('"'),
         "new_line": quoted(text.newline.replace("\r", "\\r").replace("\n", "\\n")),
+        "skip": str(dialect.skip),
         "header": str(dialect.has_header).lower(),
         "columns": f"{{{columns}}}",
         "max_line_size": str(MAX_LINE_BYTES),
