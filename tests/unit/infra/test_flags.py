@@ -158,6 +158,12 @@ def test_a_wrong_definition_is_named(flag, complaint):
         parse_flags(json.dumps({"flags": {"f": flag}}), is_yaml=False)
 
 
+def test_wrong_members_that_yaml_takes_for_booleans_are_named():
+    text = "flags: {f: {variants: {a: 1}, default: a, on: 1, foo: 2, 3: 4}}"
+    with pytest.raises(ConfigurationError, match=r"unknown members \['3', 'foo', 'on'\]"):
+        parse_flags(text, is_yaml=True)
+
+
 def test_a_missing_file_is_an_error_at_the_start(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read"):
         FileFlagProvider(tmp_path / "none.json")

@@ -105,7 +105,7 @@ def _parse_flag(name: str, body: Any) -> Flag:
     default = _name(body.get("default", ""))
     unknown = set(body) - {"variants", "default", "rules", "enabled", "description"}
     if unknown:
-        raise ConfigurationError(f"flag {name}: unknown members {sorted(unknown)}")
+        raise ConfigurationError(f"flag {name}: unknown members {sorted(map(_name, unknown))}")
     if default not in variants:
         raise ConfigurationError(f"flag {name}: `default` must be one of {sorted(variants)}")
     if len({type(value) for value in variants.values()}) > 1:
