@@ -164,6 +164,20 @@ def test_wrong_members_that_yaml_takes_for_booleans_are_named():
         parse_flags(text, is_yaml=True)
 
 
+def test_a_text_that_yaml_takes_for_a_boolean_is_to_be_quoted():
+    text = "flags: {f: {variants: {a: 1}, default: a, rules: [{if: {country: [%s, SE]}, variant: a}]}}"
+    with pytest.raises(ConfigurationError, match="`if` has a boolean among the texts of country"):
+        parse_flags(text % "NO", is_yaml=True)
+    rule = parse_flags(text % '"NO"', is_yaml=True)["f"].rules[0]
+    assert rule.matches({"country": "NO"})
+
+
+def test_a_condition_may_be_a_boolean(flags, file):
+    file.write_text(FLAGS.replace("plan: paid", "plan: [off, no]"))
+    time.sleep(0.01)
+    assert flags.variant("colour", "none", country="FI", plan=False) == "red"
+
+
 def test_a_missing_file_is_an_error_at_the_start(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read"):
         FileFlagProvider(tmp_path / "none.json")

@@ -134,6 +134,11 @@ def _parse_rule(flag: str, body: Any, variants: Mapping[str, Any]) -> Rule:
         }
     except TypeError:
         raise ConfigurationError(f"flag {flag}: `if` compares with plain values, or a list of them") from None
+    for name, values in conditions.items():
+        if {bool, str} <= {type(value) for value in values}:
+            raise ConfigurationError(
+                f"flag {flag}: `if` has a boolean among the texts of {name}: YAML takes NO, on and their like for one, quote them"
+            )
     if "variant" in body:
         variant = _name(body["variant"])
         if variant not in variants:
