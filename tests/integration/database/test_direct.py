@@ -1,6 +1,7 @@
 """Changes of one statement, straight to the driver: stored at once, refused like any other, never tried twice."""
 
 import asyncio
+import enum
 import gc
 
 import asyncpg
@@ -8,7 +9,19 @@ import pytest
 from scalable_fastapi_system.infra.database import DatabaseManager, Read, Write
 from scalable_fastapi_system.infra.database.observe import StatementCount, counted
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
-from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    Column,
+    Enum,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError, StatementError
 
 pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
@@ -22,6 +35,22 @@ things = Table(
 ADD = Write(insert(things).returning(things.c.id, things.c.name))
 RENAME = Write(update(things).where(things.c.id == bindparam("thing_id")).values(name=bindparam("new_name")))
 REMOVE = Write(delete(things).where(things.c.id >= bindparam("first")))
+
+
+class Colour(enum.Enum):
+    RED = "#f00"
+    BLUE = "#00f"
+
+
+paints = Table(
+    "paints",
+    things.metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("colour", Enum(Colour)),
+    Column(
+        "below", Enum(Colour, native_enum=False, values_callable=lambda kind: [one.value for one in kind])
+    ),
+)
 NAMES = Read(select(things.c.name).order_by(things.c.id))
 
 
@@ -78,6 +107,29 @@ async def test_a_none_in_the_statement_itself_is_stored_and_compared_as_one(data
     assert await add_nameless.run(database, thing_id=2) == 1
     assert await names(database) == [None, None]
     assert await named.all(database) == []
+
+
+async def test_an_enum_is_one_in_the_statement_among_the_given_values_and_in_the_rows(database):
+    add = Write(insert(paints).returning(paints.c.colour, paints.c.below.label("under")))
+    assert await add.one(database, id=1, colour=Colour.RED, below=Colour.BLUE) == {
+        "colour": Colour.RED,
+        "under": Colour.BLUE,
+    }
+    await add.run(database, id=2, colour=None, below=None)
+    repaint = Write(update(paints).where(paints.c.id == bindparam("paint")).values(colour=Colour.BLUE))
+    assert await repaint.run(database, paint=1) == 1
+    blue = Read(
+        select(paints.c.id).where(paints.c.colour == Colour.BLUE, paints.c.below == bindparam("under"))
+    )
+    assert await blue.one(database, under=Colour.BLUE) == {"id": 1}
+    assert await blue.one(database, under=Colour.RED) is None
+    among = Read(select(paints.c.below).where(paints.c.below.in_([Colour.RED, Colour.BLUE])))
+    assert await among.all(database) == [{"below": Colour.BLUE}]
+    rows = await Read(select(paints).order_by(paints.c.id)).all(database)
+    assert rows == [
+        {"id": 1, "colour": Colour.BLUE, "below": Colour.BLUE},
+        {"id": 2, "colour": None, "below": None},
+    ]
 
 
 async def test_a_value_that_the_caller_forgets_is_an_error_and_no_null(database):

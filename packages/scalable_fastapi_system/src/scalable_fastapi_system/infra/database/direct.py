@@ -3,7 +3,8 @@
 A session of the ORM costs more than the query it carries, and a transaction of one statement is three round trips
 (docs/performance.md has the figures). Both are made from ordinary SQLAlchemy statements, so they stay portable, and
 give plain dicts: on PostgreSQL they run as prepared statements on asyncpg, elsewhere on a connection of the engine.
-They see what is committed and nothing of an open transaction: what belongs together goes into a session.
+They see what is committed and nothing of an open transaction: what belongs together goes into a session. What a type
+does to a value in Python is done for Enum alone on asyncpg, not for a TypeDecorator: the driver has the values as given.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import ClauseElement, Delete, Insert, Select, Update
+from sqlalchemy import ClauseElement, Delete, Enum, Insert, Select, Update
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -35,24 +36,47 @@ class _Direct:
 
     def __init__(self, statement: ClauseElement) -> None:
         self._statement: Any = statement
-        compiled: Any = statement.compile(
-            dialect=asyncpg_dialect(),  # type: ignore[no-untyped-call]
-            compile_kwargs={"render_postcompile": True},
-        )
+        dialect: Any = asyncpg_dialect()  # type: ignore[no-untyped-call]
+        compiled: Any = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
         self._sql = str(compiled)
         self._order: tuple[str, ...] = tuple(compiled.positiontup or ())
         # None may be one of them: what the caller has to give is told by the statement, not by the lack of a value.
         given = {name for name, parameter in compiled.binds.items() if parameter.required}
+        # Of an Enum asyncpg takes and gives the text that is stored. The values of an IN have names of their own.
+        lists = compiled._post_compile_expanded_state
+        names_of = lists.parameter_expansion if lists else {}
+        self._to_text: dict[str, Callable[[Any], Any]] = {
+            name: parameter.type.bind_processor(dialect)  # type: ignore[no-untyped-call]
+            for parent, parameter in compiled.binds.items()
+            if isinstance(parameter.type, Enum)
+            for name in names_of.get(parent, (parent,))
+        }
+        self._from_text: dict[str, Callable[[Any], Any]] = {
+            column.keyname: column.type.result_processor(dialect, None)  # type: ignore[no-untyped-call]
+            for column in compiled._result_columns
+            if isinstance(column.type, Enum)
+        }
+        self._as_row: Callable[[Any], Row] = self._with_enums if self._from_text else dict
         self._constants = {
-            name: value
+            name: self._to_text[name](value) if name in self._to_text else value
             for name, value in compiled.params.items()
             if name in self._order and name not in given
         }
+
+    def _with_enums(self, record: Any) -> Row:
+        row = dict(record)
+        for name, convert in self._from_text.items():
+            row[name] = convert(row[name])
+        return row
 
     async def _on_asyncpg(self, database: DatabaseManager, values: dict[str, Any], method: str) -> Any:
         import asyncpg
 
         constants = self._constants
+        if self._to_text:
+            values = values | {
+                name: to_text(values[name]) for name, to_text in self._to_text.items() if name in values
+            }
         arguments = [values[name] if name in values else constants[name] for name in self._order]
         pool = await database.asyncpg_pool()
         started = time.perf_counter()
@@ -154,13 +178,13 @@ class Read(_Direct):
     async def _one(self, database: DatabaseManager, values: dict[str, Any]) -> Row | None:
         if database.is_direct:
             row = await self._on_asyncpg(database, values, "fetchrow")
-            return None if row is None else dict(row)
+            return None if row is None else self._as_row(row)
         rows, _ = await self._on_engine(database, values)
         return rows[0] if rows else None
 
     async def _all(self, database: DatabaseManager, values: dict[str, Any]) -> Sequence[Row]:
         if database.is_direct:
-            return [dict(row) for row in await self._on_asyncpg(database, values, "fetch")]
+            return list(map(self._as_row, await self._on_asyncpg(database, values, "fetch")))
         return (await self._on_engine(database, values))[0]
 
 
@@ -183,7 +207,7 @@ class Write(_Direct):
         """The first row of its RETURNING, None where it touched none. MySQL has no RETURNING."""
         if database.is_direct:
             row = await self._on_asyncpg(database, values, "fetchrow")
-            return None if row is None else dict(row)
+            return None if row is None else self._as_row(row)
         rows, _ = await self._on_engine(database, values)
         return rows[0] if rows else None
 
