@@ -7,6 +7,7 @@ import gc
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,7 @@ from domains.datasets import jobs, repository, service
 from domains.datasets.models import Dataset
 from scalable_fastapi_system.infra.database.observe import StatementCount, counted
 from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.jobs.store import create_store
 
 from tests.integration.domains.conftest import Owner, System, running
 
@@ -208,6 +210,22 @@ async def test_a_cancelled_profile_can_be_asked_for_again(quiet: System) -> None
     await quiet.start_worker()
     assert (await ada.call("POST", f"/tasks/{accepted['task_id']}/retry")).status_code == 200
     await ada.until(accepted["id"], "ready")
+
+
+async def test_a_profile_that_was_not_made_is_awaited_no_more_once_its_job_is_cleared_away(
+    quiet: System,
+) -> None:
+    with jobs._turn:
+        ada = await quiet.owner()
+        accepted = await ada.upload(WEATHER)
+        assert (await ada.call("POST", f"/tasks/{accepted['task_id']}/cancel")).status_code == 200
+        await ada.ended(accepted["id"])
+        await create_store(quiet.resources.database).purge(older_than=timedelta(0))
+    assert (await ada.call("GET", f"/tasks/{accepted['task_id']}")).status_code == 404
+    one = await ada.dataset(accepted["id"])
+    (listed,) = (await ada.call("GET", "/datasets")).json()["data"]["items"]
+    assert one["status"] == listed["status"] == "failed"
+    assert one["error"] == listed["error"] == service._NO_PROFILE
 
 
 async def test_a_list_is_read_page_by_page_from_the_newest(quiet: System) -> None:

@@ -43,7 +43,7 @@ _STATUS_OF_JOB = {
     JobState.FAILED: DatasetStatus.FAILED,
     JobState.QUARANTINED: DatasetStatus.FAILED,
 }
-_NO_PROFILE = "The profile could not be made; the task tells more."
+_NO_PROFILE = "The profile could not be made; the task tells more, as long as it is kept."
 
 _log = structlog.get_logger("datasets")
 
@@ -211,8 +211,9 @@ def _described(row: Any, state: JobState | None) -> dict[str, Any]:
     """A dataset as it is shown. While its row waits for an end the job knows better: it may have been cancelled."""
     status, error = DatasetStatus(row.status), row.error
     if status in _UNFINISHED:
-        # A job that has gone, or succeeded between the two looks, leaves what the row says.
-        status = _STATUS_OF_JOB.get(state, status) if state is not None else status
+        # A job that succeeded between the two looks leaves what the row says. One that is gone did not: ended jobs are
+        # kept for a day at the least.
+        status = DatasetStatus.FAILED if state is None else _STATUS_OF_JOB.get(state, status)
         error = _NO_PROFILE if status is DatasetStatus.FAILED else None
     return {
         "id": str(row.id),
