@@ -228,6 +228,34 @@ async def test_a_profile_that_was_not_made_is_awaited_no_more_once_its_job_is_cl
     assert one["error"] == listed["error"] == service._NO_PROFILE
 
 
+async def test_the_sweep_notes_how_a_job_ended_before_it_is_cleared_away(
+    quiet: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_ROWS_AT_ONCE", 2)
+    with jobs._turn:
+        ada = await quiet.owner()
+        waiting = await ada.upload(WEATHER)
+        cancelled = [await ada.upload(WEATHER) for _ in range(4)]
+        for one in cancelled:
+            assert (await ada.call("POST", f"/tasks/{one['task_id']}/cancel")).status_code == 200
+            await ada.ended(one["id"])
+        for noted in (4, 0):
+            async with quiet.resources.database.transaction() as session:
+                assert await service.note_ends(session) == noted
+        again = cancelled.pop()
+        assert (await ada.call("POST", f"/tasks/{again['task_id']}/retry")).status_code == 200
+        await create_store(quiet.resources.database).purge(older_than=timedelta(0))
+        statuses = {
+            one["id"]: (await ada.dataset(one["id"]))["status"] for one in (waiting, again, *cancelled)
+        }
+        listed = (await ada.call("GET", "/datasets")).json()["data"]["items"]
+    assert {one["id"]: one["status"] for one in listed} == statuses
+    assert list(statuses.values())[2:] == ["cancelled"] * 3
+    assert {statuses[waiting["id"]], statuses[again["id"]]} <= {"queued", "profiling"}
+    await quiet.start_worker()
+    await ada.until(again["id"], "ready")
+
+
 async def test_a_list_is_read_page_by_page_from_the_newest(quiet: System) -> None:
     ada = await quiet.owner()
     made = [(await ada.upload(b"a\n1\n", f"{number}.csv"))["id"] for number in range(5)]

@@ -70,10 +70,15 @@ async def profile_dataset(ctx: JobContext, *, dataset_id: UUID) -> None:
 @cron("23 * * * *")
 @job("datasets.sweep", timeout_seconds=1800, max_attempts=1)
 async def sweep_datasets(ctx: JobContext) -> dict[str, int]:
-    """Deletes files that no dataset has, left by failed requests and dead processes. Hourly; the next one tries again."""
+    """Notes the ends of jobs that left none, and deletes files that no dataset has, left by failed requests and dead processes.
+
+    Hourly; the next one tries again.
+    """
+    async with ctx.resources.database.transaction() as session:
+        noted = await service.note_ends(session)
     async with ctx.resources.database.transaction() as session:
         deleted = await service.delete_orphans(session, storage=ctx.resources.storage)
-    return {"deleted": deleted}
+    return {"noted": noted, "deleted": deleted}
 
 
 async def _profile(ctx: JobContext, dataset: Dataset) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -45,11 +45,25 @@ async def page(
     return (await session.execute(statement)).all()
 
 
-async def change(session: AsyncSession, *, dataset_id: UUID, **values: Any) -> bool:
-    """Writes these columns. False where the dataset is gone."""
+async def change(
+    session: AsyncSession, *, dataset_id: UUID, only_from: Collection[str] = (), **values: Any
+) -> bool:
+    """Writes these columns. False where the dataset is gone, or has none of the statuses `only_from`."""
     statement = update(_table).where(_table.c.id == dataset_id).values(**values)
+    if only_from:
+        statement = statement.where(_table.c.status.in_(only_from))
     result: Any = await session.execute(statement)
     return bool(result.rowcount)
+
+
+async def with_status(
+    session: AsyncSession, statuses: Collection[str], *, after: UUID | None, limit: int
+) -> Sequence[Row[Any]]:
+    """Summaries of datasets of these statuses from the oldest on, whoever's they are. For the worker."""
+    statement = select(*_SUMMARY).where(_table.c.status.in_(statuses)).order_by(_table.c.id).limit(limit)
+    if after is not None:
+        statement = statement.where(_table.c.id > after)
+    return (await session.execute(statement)).all()
 
 
 async def remove(session: AsyncSession, *, dataset_id: UUID) -> None:

@@ -34,6 +34,7 @@ FOLDER = "datasets"
 REPORT_TTL_SECONDS = 3600  # it never changes; only how long memory is spent on one that nobody reads
 _ORPHAN_AGE = timedelta(days=1)  # longer than any upload takes from its file to its row
 _KEYS_AT_ONCE = 500
+_ROWS_AT_ONCE = 500
 _UNFINISHED = frozenset({DatasetStatus.QUEUED, DatasetStatus.PROFILING})
 _STATUS_OF_JOB = {
     JobState.SCHEDULED: DatasetStatus.QUEUED,
@@ -117,8 +118,8 @@ async def find_page(
     before = decode_cursor(cursor, types=[UUID])[0] if cursor else None
     rows = await repository.page(session, owner_id=owner_id, before=before, limit=limit + 1)
     page = page_of(rows, limit=limit, key=lambda row: [row.id])
-    unfinished = [row.task_id for row in page.items if row.status in _UNFINISHED]
-    states = await tasks.find_states(session, job_ids=unfinished)
+    waiting = [row.task_id for row in page.items if row.status != DatasetStatus.READY]
+    states = await tasks.find_states(session, job_ids=waiting)
     return Page([_described(row, states.get(row.task_id)) for row in page.items], page.next_cursor)
 
 
@@ -176,6 +177,26 @@ async def fail_profile(session: AsyncSession, *, cache: CacheManager, dataset_id
     on_commit(session, lambda: _forget_report(cache, dataset_id))
 
 
+async def note_ends(session: AsyncSession) -> int:
+    """Writes down how jobs ended that left no word in the dataset, before they are cleared away; how many there were."""
+    noted = 0
+    after: UUID | None = None
+    while rows := await repository.with_status(session, _UNFINISHED, after=after, limit=_ROWS_AT_ONCE):
+        after = rows[-1].id
+        states = await tasks.find_states(session, job_ids=[row.task_id for row in rows])
+        for row in rows:
+            shown = _described(row, states.get(row.task_id))
+            if shown["status"] not in _UNFINISHED:
+                noted += await repository.change(
+                    session,
+                    dataset_id=row.id,
+                    only_from=_UNFINISHED,
+                    status=shown["status"],
+                    error=shown["error"],
+                )
+    return noted
+
+
 async def delete_orphans(session: AsyncSession, *, storage: FileStorage, now: datetime | None = None) -> int:
     """Deletes files that no dataset has, and uploads that never ended; how many there were."""
     before = (now or utc_now()) - _ORPHAN_AGE
@@ -202,15 +223,18 @@ async def _delete_unknown(session: AsyncSession, storage: FileStorage, keys: Seq
 
 async def _summary(session: AsyncSession, dataset: Dataset) -> dict[str, Any]:
     states: dict[UUID, JobState] = {}
-    if dataset.status in _UNFINISHED:
+    if dataset.status != DatasetStatus.READY:
         states = await tasks.find_states(session, job_ids=[dataset.task_id])
     return _described(dataset, states.get(dataset.task_id))
 
 
 def _described(row: Any, state: JobState | None) -> dict[str, Any]:
-    """A dataset as it is shown. While its row waits for an end the job knows better: it may have been cancelled."""
+    """A dataset as it is shown. While its row or its job waits for an end the job knows better.
+
+    It may have been cancelled, or be tried again.
+    """
     status, error = DatasetStatus(row.status), row.error
-    if status in _UNFINISHED:
+    if status in _UNFINISHED or (state is not None and not state.is_terminal):
         # A job that succeeded between the two looks leaves what the row says. One that is gone did not: ended jobs are
         # kept for a day at the least.
         status = DatasetStatus.FAILED if state is None else _STATUS_OF_JOB.get(state, status)
