@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scalable_fastapi_system.jobs import JobState
-from scalable_fastapi_system.jobs.background import summarize
+from scalable_fastapi_system.jobs.background import process_data, summarize
 from scalable_fastapi_system.jobs.engine import is_store_away
 from scalable_fastapi_system.jobs.enqueueing import call
 from scalable_fastapi_system.jobs.hints import Keys, parse_member
@@ -81,6 +82,23 @@ def test_deep_data_are_described_without_recursion() -> None:
         inner["a"] = {}
         inner = inner["a"]  # type: ignore[assignment]
     assert summarize(data)["depth"] == 200
+
+
+def test_data_under_a_long_name_cost_no_more_than_their_size() -> None:
+    data = {"k" * 100_000: {str(number): number for number in range(500)}, "n": 1}
+    tracemalloc.start()
+    try:
+        found = summarize(process_data.arguments.validate_python({"data": data})["data"])
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 5_000_000
+    assert (found["types"], list(found["numbers"])) == ({"number": 501, "object": 2}, ["n"])
+
+
+def test_of_many_fields_the_first_have_their_numbers_described() -> None:
+    found = summarize({f"field {number:03}": number for number in range(300)})
+    assert list(found["numbers"]) == [f"field {number:03}" for number in range(200)]
 
 
 @pytest.mark.parametrize(

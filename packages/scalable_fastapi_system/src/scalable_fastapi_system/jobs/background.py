@@ -27,15 +27,19 @@ from scalable_fastapi_system.kit.errors import ValidationException
 
 RESULT_TTL_SECONDS = 3600
 MAX_FIELDS = 200
+MAX_PATH_CHARACTERS = 200
 
 
 def _exact(data: dict[str, Any]) -> dict[str, Any]:
     """Lets through what comes back from storage as it went in. Python's reader of JSON takes more than JSON has."""
     try:
-        orjson.dumps(data)
+        raw = orjson.dumps(data)
     except TypeError as error:
         raise ValueError(f"This cannot be kept as it is: {error}") from None
-    if any(isinstance(value, float) and not math.isfinite(value) for _, value, _ in _walk(data)):
+    # It writes null for what is not finite: without one there is nothing to look for, and large data are not walked here.
+    if b"null" in raw and any(
+        isinstance(value, float) and not math.isfinite(value) for _, _, value, _ in _walk(data)
+    ):
         raise ValueError("This cannot be kept as it is: a number in it is infinite, or none")
     return data
 
@@ -83,14 +87,20 @@ def task_of(task_data: Mapping[str, Any], client: JobClient) -> tuple[str, dict[
 
 
 def summarize(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape of JSON data: sizes, depth, how often each type occurs, and for each field with numbers their statistics."""
+    """The shape of JSON data: sizes, depth, how often each type occurs, and for each field with numbers their statistics.
+
+    Fields beyond the first 200, and those with a path of more than 200 characters, are without.
+    """
     types: Counter[str] = Counter()
     numbers: dict[str, list[float]] = {}
     depth = 0
-    for path, value, level in _walk(data):
+    for parent, name, value, level in _walk(data):
         depth = max(depth, level)
         types[_type_name(value)] += 1
-        if _is_number(value) and (path in numbers or len(numbers) < MAX_FIELDS):
+        if not _is_number(value):
+            continue
+        path = _path(parent, name)
+        if path is not None and (path in numbers or len(numbers) < MAX_FIELDS):
             numbers.setdefault(path, []).append(float(value))
     raw = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
     return {
@@ -105,17 +115,34 @@ def summarize(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _walk(root: Any) -> Iterator[tuple[str, Any, int]]:
-    """Every value with its path (list items share the path of their list) and its depth; no recursion, JSON may be deep."""
-    waiting: list[tuple[str, Any, int]] = [("", root, 0)]
+def _walk(root: Any) -> Iterator[tuple[str | None, str | None, Any, int]]:
+    """Every value with the path of what holds it, its name there (list items have none) and its depth.
+
+    No recursion, JSON may be deep. A path is made for what holds values and not for each of them: ten thousand with the
+    same long name before their own would be that name ten thousand times.
+    """
+    waiting: list[tuple[Iterator[tuple[str | None, Any]], str | None]] = [(iter([(None, root)]), "")]
     while waiting:
-        path, value, level = waiting.pop()
-        yield path, value, level
+        members, parent = waiting[-1]
+        member = next(members, None)
+        if member is None:
+            waiting.pop()
+            continue
+        name, value = member
+        yield parent, name, value, len(waiting) - 1
         if isinstance(value, Mapping):
-            prefix = f"{path}." if path else ""
-            waiting.extend((f"{prefix}{key}", item, level + 1) for key, item in value.items())
+            waiting.append((iter(value.items()), _path(parent, name)))
         elif isinstance(value, list):
-            waiting.extend((path, item, level + 1) for item in value)
+            waiting.append((((None, item) for item in value), _path(parent, name)))
+
+
+def _path(parent: str | None, name: str | None) -> str | None:
+    """The path of a member (list items share that of their list); None for one that is too long."""
+    if parent is None or name is None:
+        return parent
+    if len(parent) + len(name) >= MAX_PATH_CHARACTERS:
+        return None
+    return f"{parent}.{name}" if parent else name
 
 
 def _type_name(value: Any) -> str:
