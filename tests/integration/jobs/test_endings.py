@@ -8,7 +8,15 @@ import time
 from typing import Any
 
 import pytest
-from scalable_fastapi_system.jobs import FailJobError, JobContext, JobRegistry, JobState, SnoozeJobError, job
+from scalable_fastapi_system.jobs import (
+    Backoff,
+    FailJobError,
+    JobContext,
+    JobRegistry,
+    JobState,
+    SnoozeJobError,
+    job,
+)
 
 from tests.integration.jobs.harness import Lab
 
@@ -74,6 +82,33 @@ async def test_a_handler_that_is_cancelled_from_inside_has_failed(
     ended = await any_lab.ended(handle.id, timeout_seconds=5)
     assert (ended.state, attempts) == (JobState.FAILED, [1])
     assert ended.error["type"] == "CancelledError"
+
+
+@pytest.mark.parametrize("is_plain", [False, True], ids=["loop", "thread"])
+async def test_what_is_raised_and_is_no_exception_is_a_failure_all_the_same(
+    any_lab: Lab, registry: JobRegistry, is_plain: bool
+) -> None:
+    class PanicException(BaseException):
+        """As pyo3 names it, and derives it."""
+
+    attempts: list[int] = []
+
+    async def panics(ctx: JobContext) -> None:
+        attempts.append(ctx.attempt)
+        raise PanicException("index out of bounds")
+
+    def panics_in_thread(ctx: Any) -> None:
+        attempts.append(ctx.attempt)
+        raise PanicException("index out of bounds")
+
+    panicking = job("panicking", registry=registry, max_attempts=2, backoff=Backoff(0.01, 0.01))(
+        panics_in_thread if is_plain else panics
+    )
+    await any_lab.start_worker()
+    handle = await any_lab.client.enqueue_now(panicking)
+    ended = await any_lab.ended(handle.id, timeout_seconds=5)
+    assert (ended.state, attempts) == (JobState.FAILED, [1, 2])
+    assert "PanicException" in ended.error["type"]
 
 
 async def test_an_error_that_cannot_be_told_is_a_failure_all_the_same(

@@ -100,7 +100,9 @@ async def _attempt(engine: Engine, run: Running) -> Ending | None:
         # Where nobody told it to stop, the handler awaited something that was cancelled: a failure like any other.
         # Handed back as interrupted, it would run again at once, for ever.
         return _failed(engine, run, handler, error) if run.stop_reason is None else _stopped(engine, run)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a handler may raise anything
+    except (KeyboardInterrupt, GeneratorExit):
+        raise  # meant for the process, and for this coroutine
+    except BaseException as error:  # noqa: BLE001 - a handler may raise anything: the panics of Rust's libraries are no Exception
         run.is_ending = True
         if run.is_finished:
             return None
