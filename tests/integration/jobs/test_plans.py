@@ -47,7 +47,7 @@ async def test_the_engines_statements_use_their_indexes(connection: Any) -> None
         "top priority": (sql.TOP_PRIORITY, ("default",)),
         "lanes": (sql.LANES, ("default", -32768, -1, 20)),
         "claim lanes": (sql.CLAIM_LANES, ("default", priorities, owners, ["noop"], 5, 50, "w", lease)),
-        "keyed": (sql.KEYED, ("default", ["noop"], 10)),
+        "and keys": (sql.CLAIM_LANES_AND_KEYS, ("default", priorities, owners, ["noop"], 5, 50, "w", lease)),
         "succeed": (sql.SUCCEED, (running, attempts, nothing, nothing, "w")),
         "renew": (sql.RENEW, (running, attempts, "w", lease)),
         "look": (sql.LOOK, (running, attempts, "w")),

@@ -6,6 +6,7 @@ import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from scalable_fastapi_system.jobs import (
@@ -23,6 +24,7 @@ from scalable_fastapi_system.jobs import (
     job,
 )
 from scalable_fastapi_system.jobs.errors import JobUsageError
+from scalable_fastapi_system.jobs.store import create_store
 from scalable_fastapi_system.jobs.tables import cron_runs, job_attempts, job_queues, jobs
 from scalable_fastapi_system.kit.errors import PayloadTooLargeException, ValidationException
 from sqlalchemy import insert, select, text, update
@@ -96,6 +98,42 @@ async def test_jobs_of_one_concurrency_key_run_one_at_a_time(any_lab: Lab, regis
     for handle in handles:
         assert (await any_lab.ended(handle.id, timeout_seconds=20)).state is JobState.SUCCEEDED
     assert most == {"a": 1, "b": 1}
+
+
+@pytest.mark.labs("postgres", "sqlite", "pgbouncer", "mariadb")
+async def test_jobs_with_and_without_concurrency_keys_take_one_order(
+    any_lab: Lab, registry: JobRegistry
+) -> None:
+    @job("plain", registry=registry)
+    async def plain(ctx: JobContext) -> None: ...
+
+    @job("keyed", registry=registry, concurrency_key="shop:{shop}")
+    async def keyed(ctx: JobContext, *, shop: str) -> None: ...
+
+    async def claimed(limit: int) -> list[UUID]:
+        store = create_store(any_lab.resources.database)
+        await store.start()
+        try:
+            claims = await store.claim_next(
+                ["default"], limit, worker_id="w", kinds=registry.kinds(), lease_seconds=60
+            )
+        finally:
+            await store.stop()
+        return [claim.job_id for claim in claims]
+
+    first = await any_lab.client.enqueue_now(keyed, shop="z")
+    async with any_lab.resources.database.transaction() as session:
+        await enqueue_many(session, [call(plain) for _ in range(20)])
+        many = await enqueue_many(session, [call(keyed, shop=shop, priority=5) for shop in "abcab"])
+        urgent = await enqueue(session, keyed, shop="y", priority=-100)
+        late = await enqueue(session, keyed, shop="x", priority=-50)
+    assert await claimed(1) == [urgent.id]
+    assert await claimed(1) == [late.id]
+    taken = set(await claimed(5))
+    assert first.id in taken, "those without a key leave no room for one that is older"
+    taken |= set(await claimed(20)) | set(await claimed(20))
+    assert len(taken & {handle.id for handle in many}) == 3
+    assert await claimed(5) == [], "each key has one at work"
 
 
 # -- chains and batches -------------------------------------------------------------------------------

@@ -159,28 +159,30 @@ class PostgresStore(SharedStore):
             room = limit - len(claims)
             if room <= 0:
                 break
-            lanes = await self._next_lanes(queue, room)
+            lanes, has_keys = await self._next_lanes(queue, room)
             if not lanes:
                 continue
             share = -(-room // len(lanes))
             priorities, owners = zip(*lanes, strict=True)
+            statement = sql.CLAIM_LANES_AND_KEYS if has_keys else sql.CLAIM_LANES
             rows = await self.quick_pool.fetch(
-                sql.CLAIM_LANES, queue, priorities, owners, kinds, share, room, worker_id, lease
+                statement, queue, priorities, owners, kinds, share, room, worker_id, lease
             )
-            claims += [Claim(*row) for row in rows]
-            if len(rows) < room:
-                keyed = [
-                    row[0] for row in await self.quick_pool.fetch(sql.KEYED, queue, kinds, room - len(rows))
-                ]
-                if keyed:
-                    claims += await self._claim_keyed(keyed, worker_id, lease)
+            claims += [Claim(*row) for row in rows if row["attempt"] is not None]
+            keyed = [row["id"] for row in rows if row["attempt"] is None]
+            if keyed:
+                claims += await self._claim_keyed(keyed, worker_id, lease)
         return claims
 
-    async def _next_lanes(self, queue: str, limit: int) -> list[tuple[int, int]]:
-        """(priority, owner) of the next lines to serve: the best priority's first, in it after the one served last."""
-        top = await self.quick_pool.fetchval(sql.TOP_PRIORITY, queue)
-        if top is None:
-            return []
+    async def _next_lanes(self, queue: str, limit: int) -> tuple[list[tuple[int, int]], bool]:
+        """(priority, owner) of the next lines to serve: the best priority's first, in it after the one served last.
+
+        And whether there are jobs with concurrency keys.
+        """
+        found = await self.quick_pool.fetchrow(sql.TOP_PRIORITY, queue)
+        if found is None:
+            return [], False
+        top, has_keys = found
         priority, lane = self._cursor.get(queue, (top, -1))
         start = (priority, lane) if priority == top else (top, -1)
         lanes = [(row[0], row[1]) for row in await self.quick_pool.fetch(sql.LANES, queue, *start, limit)]
@@ -191,7 +193,7 @@ class PostgresStore(SharedStore):
         if lanes:
             same = [lane for lane in lanes if lane[0] == top]
             self._cursor[queue] = same[-1] if same else (top, -1)
-        return lanes
+        return lanes, has_keys
 
     # -- running ------------------------------------------------------------------------------------
 

@@ -36,7 +36,11 @@ WHERE j.id = c.id AND j.state IN (0, 1)
   AND NOT EXISTS (SELECT 1 FROM jobs r WHERE r.concurrency_key = c.concurrency_key AND r.state = 2)
 RETURNING {_CLAIM_COLUMNS}"""  # noqa: S608
 
-TOP_PRIORITY = "SELECT priority FROM jobs WHERE queue = $1 AND state = 1 ORDER BY queue, priority LIMIT 1"
+# The best priority, and whether any live job has a concurrency key: the first entry of their index.
+TOP_PRIORITY = """
+SELECT priority, (SELECT concurrency_key FROM jobs WHERE concurrency_key IS NOT NULL AND state IN (1, 2)
+                  ORDER BY concurrency_key LIMIT 1) IS NOT NULL AS has_keys
+FROM jobs WHERE queue = $1 AND state = 1 ORDER BY queue, priority LIMIT 1"""
 
 # A loose index scan: each step jumps to the next (priority, owner) that has something queued.
 LANES = """
@@ -62,11 +66,33 @@ FROM (SELECT x.id FROM unnest($2::smallint[], $3::int[]) WITH ORDINALITY AS l(pr
 WHERE j.id = c.id
 RETURNING {_CLAIM_COLUMNS}"""  # noqa: S608
 
-KEYED = """
-SELECT DISTINCT ON (concurrency_key) id FROM jobs j
-WHERE concurrency_key IS NOT NULL AND state = 1 AND queue = $1 AND kind = ANY($2::text[])
-  AND NOT EXISTS (SELECT 1 FROM jobs r WHERE r.concurrency_key = j.concurrency_key AND r.state = 2)
-ORDER BY concurrency_key, priority, run_at LIMIT $3"""
+# As CLAIM_LANES, together with the first job of each concurrency key that nobody runs: the best priority first, in it the
+# heads of all lanes, then the second of each. A job with a key is not claimed by it: its id comes back alone.
+CLAIM_LANES_AND_KEYS = f"""
+WITH lanes AS (SELECT * FROM unnest($2::smallint[], $3::int[]) WITH ORDINALITY AS l(priority, lane, place)),
+plain AS (
+  SELECT x.id, l.priority, l.lane, x.run_at, false AS is_keyed FROM lanes l, LATERAL (
+    SELECT id, run_at FROM jobs
+    WHERE queue = $1 AND state = 1 AND priority = l.priority AND coalesce(owner_id, 0) = l.lane
+      AND kind = ANY($4::text[]) AND concurrency_key IS NULL
+    ORDER BY run_at LIMIT $5 FOR UPDATE SKIP LOCKED) x),
+keyed AS (
+  SELECT DISTINCT ON (concurrency_key) id, priority, coalesce(owner_id, 0) AS lane, run_at, true AS is_keyed FROM jobs
+  WHERE concurrency_key IS NOT NULL AND state = 1 AND queue = $1 AND kind = ANY($4::text[])
+    AND concurrency_key NOT IN (SELECT concurrency_key FROM jobs WHERE concurrency_key IS NOT NULL AND state = 2)
+  ORDER BY concurrency_key, priority, run_at),
+ranked AS (
+  SELECT *, row_number() OVER (PARTITION BY priority, lane ORDER BY run_at) AS turn
+  FROM (SELECT * FROM plain UNION ALL SELECT * FROM keyed) either),
+chosen AS (
+  SELECT r.id, r.is_keyed FROM ranked r LEFT JOIN lanes l USING (priority, lane)
+  ORDER BY r.priority, r.turn, l.place LIMIT $6),
+claimed AS (
+  UPDATE jobs j SET state = 2, attempt = j.attempt + 1, worker_id = $7, started_at = now(), lease_expires_at = now() + $8
+  FROM chosen c WHERE j.id = c.id AND NOT c.is_keyed
+  RETURNING {_CLAIM_COLUMNS})
+SELECT {_CLAIM_COLUMNS} FROM claimed j
+UNION ALL SELECT c.id, {", ".join(["NULL"] * _CLAIM_COLUMNS.count(","))} FROM chosen c WHERE c.is_keyed"""  # noqa: S608
 
 SUCCEED = """
 UPDATE jobs j SET state = 3, finished_at = now(), lease_expires_at = NULL, unique_key = NULL, error = NULL,
