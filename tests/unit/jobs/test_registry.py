@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
-from scalable_fastapi_system.jobs import Backoff, JobContext, JobRegistry, job
+from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.jobs import Backoff, JobContext, JobRegistry, call, job
+from scalable_fastapi_system.jobs.enqueueing import new_job
+from scalable_fastapi_system.jobs.limits import Limits
+from scalable_fastapi_system.jobs.schedules import CronSchedule
+from scalable_fastapi_system.kit.clock import utc_now
 from scalable_fastapi_system.kit.errors import ValidationException
 
 
@@ -124,6 +130,28 @@ def test_a_concurrency_key_is_filled_from_the_arguments(registry: JobRegistry) -
     assert by_function.concurrency_key_of({"shop_id": 7}) == "f7"
     with pytest.raises(ValidationException, match="shop_id"):
         keyed.concurrency_key_of({})
+
+
+def test_a_concurrency_key_is_one_however_its_value_is_written(registry: JobRegistry) -> None:
+    @job("written", registry=registry, concurrency_key="shop:{shop_id}:{share}")
+    async def written(ctx: JobContext, *, shop_id: int, share: float = 1) -> None: ...
+
+    @job("written.by_function", registry=registry, concurrency_key=lambda shop_id: f"f{shop_id}")
+    async def by_function(ctx: JobContext, *, shop_id: int = 7, copies: int = 1) -> None: ...
+
+    client: Any = SimpleNamespace(limits=Limits(1000, 1000), settings=Settings(_env_file=None))
+    ways: list[dict[str, Any]] = [
+        {"shop_id": 7},
+        {"shop_id": "7 ", "share": 1.0},
+        {"shop_id": "+7", "share": "1"},
+    ]
+    assert {new_job(client, call(written, **way)).concurrency_key for way in ways} == {"shop:7:1.0"}
+    for way in ({}, {"shop_id": "7"}):
+        assert new_job(client, call(by_function, **way)).concurrency_key == "f7"
+        assert (
+            CronSchedule("n", "* * * * *", by_function, tuple(way.items())).job_for(utc_now()).concurrency_key
+            == "f7"
+        )
 
 
 def test_a_unique_key_depends_on_kind_and_arguments(registry: JobRegistry) -> None:

@@ -183,13 +183,14 @@ def new_job(client: JobClient, one: JobCall) -> NewJob:
         unique_key, concurrency_key = options.unique_key, options.concurrency_key
     else:
         kind = handler.kind
-        raw = handler.encode_args(dict(one.arguments))
+        values = handler.validate_args(dict(one.arguments))
+        raw = handler.encode_values(values)
         queue, priority = handler.queue, handler.priority
         max_attempts, timeout_seconds = handler.max_attempts, None
         unique_key = options.unique_key
         if unique_key is None and handler.unique:
             unique_key = handler.unique_key_of(raw)
-        concurrency_key = options.concurrency_key or handler.concurrency_key_of(dict(one.arguments))
+        concurrency_key = options.concurrency_key or handler.concurrency_key_of(values)
     priority = priority if options.priority is None else options.priority
     if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
         raise ValidationException(

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Generic, Literal, NotRequired, ParamSpec, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -95,6 +96,7 @@ class JobHandler(Generic[P, R]):
         self.__module__ = function.__module__
         self.__wrapped__ = function
         self._arguments: TypeAdapter[dict[str, Any]] | None = None
+        self._defaults: dict[str, Any] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -109,12 +111,28 @@ class JobHandler(Generic[P, R]):
             self._arguments = _arguments_of(self.function, self.kind)
         return self._arguments
 
-    def encode_args(self, arguments: dict[str, Any]) -> bytes:
-        """The arguments as JSON. Raises ValidationException, naming each argument that does not fit."""
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What the signature gives for arguments that are left out, as they would be if they were given."""
+        if self._defaults is None:
+            self._defaults = _defaults_of(self.function)
+        return self._defaults
+
+    def validate_args(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments as the function gets them. Raises ValidationException, naming each one that does not fit."""
         try:
-            raw = self.arguments.dump_json(self.arguments.validate_python(arguments))
+            return self.arguments.validate_python(arguments)
         except ValidationError as error:
             raise _refusal(self.kind, error) from None
+
+    def encode_args(self, arguments: dict[str, Any]) -> bytes:
+        """The arguments as JSON. Raises ValidationException, naming each argument that does not fit."""
+        return self.encode_values(self.validate_args(arguments))
+
+    def encode_values(self, values: dict[str, Any]) -> bytes:
+        """Validated arguments as JSON. Raises ValidationException where they cannot be stored."""
+        try:
+            raw = self.arguments.dump_json(values)
         except PydanticSerializationError as error:  # bytes that are no text, half a character, too deep
             raise ValidationException(f"The arguments of {self.kind} cannot be stored: {error}") from None
         return _storable(self.kind, raw)
@@ -130,15 +148,19 @@ class JobHandler(Generic[P, R]):
         """The key under which a `unique` job is the only live one: its kind and its arguments."""
         return f"{self.kind}:{hashlib.sha256(args).hexdigest()[:40]}"
 
-    def concurrency_key_of(self, arguments: dict[str, Any]) -> str | None:
-        """The key of which one job runs at a time: a constant, a template (`"shop:{shop_id}"`) or a function."""
+    def concurrency_key_of(self, values: dict[str, Any]) -> str | None:
+        """The key of which one job runs at a time: a constant, a template (`"shop:{shop_id}"`) or a function.
+
+        Filled from validated arguments, so that one value written in two ways is one key, and from the defaults.
+        """
         key = self.concurrency_key
         if key is None:
             return None
         if callable(key):
-            return key(**arguments)
+            asked = inspect.signature(key).parameters
+            return key(**{name: value for name, value in self.defaults.items() if name in asked} | values)
         try:
-            return key.format(**arguments)
+            return key.format(**self.defaults | values)
         except (KeyError, IndexError) as error:
             raise ValidationException(
                 f"The concurrency key {key!r} of {self.kind} names an argument that was not given: {error}"
@@ -254,6 +276,19 @@ def _arguments_of(function: Callable[..., Any], kind: str) -> TypeAdapter[dict[s
     shape.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
     adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(shape)  # type: ignore[arg-type]
     return adapter
+
+
+def _defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
+    hints = get_type_hints(function, include_extras=True)
+    defaults: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
+            defaults[name] = parameter.default
+            with suppress(
+                ValidationError
+            ):  # a default of another type, such as None: the function gets it as it is
+                defaults[name] = TypeAdapter(hints[name]).validate_python(parameter.default)
+    return defaults
 
 
 def _refusal(kind: str, error: ValidationError) -> ValidationException:

@@ -109,15 +109,16 @@ class CronSchedule:
     def job_for(self, slot_at: datetime, *, default_max_attempts: int = 1) -> NewJob:
         """The job of one slot; slots wait for nothing, so it is queued at once."""
         handler = self.handler
+        values = handler.validate_args(dict(self.arguments))
         return NewJob(
             id=new_id(),
             kind=handler.kind,
             queue=handler.queue,
-            args=handler.encode_args(dict(self.arguments)).decode(),
+            args=handler.encode_values(values).decode(),
             max_attempts=handler.max_attempts or default_max_attempts,
             priority=handler.priority,
             timeout_seconds=handler.timeout_seconds,
-            concurrency_key=handler.concurrency_key_of(dict(self.arguments)),
+            concurrency_key=handler.concurrency_key_of(values),
             unique_key=f"cron:{self.name}:{slot_at.isoformat()}",
         )
 
