@@ -12,6 +12,7 @@ from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import Backoff, JobContext, JobRegistry, call, job
 from scalable_fastapi_system.jobs.enqueueing import new_job
 from scalable_fastapi_system.jobs.limits import Limits
+from scalable_fastapi_system.jobs.registry import MAX_KEY_LENGTH
 from scalable_fastapi_system.jobs.schedules import CronSchedule
 from scalable_fastapi_system.kit.clock import utc_now
 from scalable_fastapi_system.kit.errors import ValidationException
@@ -160,6 +161,49 @@ def test_a_unique_key_depends_on_kind_and_arguments(registry: JobRegistry) -> No
 
     keys = {one.unique_key_of(one.encode_args({"page": page})) for page in (1, 1, 2)}
     assert len(keys) == 2
+
+
+def test_a_unique_key_is_one_however_its_arguments_are_written(registry: JobRegistry) -> None:
+    @job("unique.written", registry=registry, unique=True)
+    async def written(
+        ctx: JobContext,
+        *,
+        pages: dict[str, int],
+        share: float = 1,
+        name: str | None = None,
+        odd: Any = object,
+    ) -> None: ...
+
+    def keys(*ways: dict[str, Any]) -> set[str]:
+        return {written.unique_key_of(written.encode_args(way)) for way in ways}
+
+    assert (
+        len(
+            keys(
+                {"pages": {"a": 1, "b": 2}},
+                {"pages": {"b": "2", "a": 1.0}, "share": 1.0},
+                {"name": None, "pages": {"b": 2, "a": 1}},
+            )
+        )
+        == 1
+    )
+    assert (
+        len(keys({"pages": {}}, {"pages": {}, "share": 2}, {"pages": {}, "name": ""}, {"pages": {"a": 1}}))
+        == 4
+    )
+
+
+@pytest.mark.parametrize("length", [79, 80, 100])
+def test_a_kind_of_any_length_may_be_unique(registry: JobRegistry, length: int) -> None:
+    @job("k" * length, registry=registry, unique=True)
+    async def one(ctx: JobContext) -> None: ...
+
+    @job("k" * (length - 1), registry=registry, unique=True)
+    async def other(ctx: JobContext) -> None: ...
+
+    keys = {handler.unique_key_of(handler.encode_args({})) for handler in (one, other)}
+    assert len(keys) == 2
+    assert max(map(len, keys)) <= MAX_KEY_LENGTH
 
 
 async def test_a_handler_can_be_called_as_the_function_that_it_is(registry: JobRegistry) -> None:

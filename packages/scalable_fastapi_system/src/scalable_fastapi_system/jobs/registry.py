@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Generic, Literal, NotRequired, ParamSpec, TypeVar, get_type_hints
 
+import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 from typing_extensions import TypedDict
@@ -145,8 +146,18 @@ class JobHandler(Generic[P, R]):
             raise _refusal(self.kind, error) from None
 
     def unique_key_of(self, args: bytes) -> str:
-        """The key under which a `unique` job is the only live one: its kind and its arguments."""
-        return f"{self.kind}:{hashlib.sha256(args).hexdigest()[:40]}"
+        """The key under which a `unique` job is the only live one: its kind and its arguments.
+
+        The order of members does not count, nor whether a default is written out.
+        """
+        members = {name: _sorted_json(value) for name, value in orjson.loads(args).items()}
+        for name, default in self.defaults.items():
+            with suppress(PydanticSerializationError):  # such a default cannot be written out
+                raw = self.arguments.dump_json({name: default}, warnings=False)
+                if members.get(name) == _sorted_json(orjson.loads(raw)[name]):
+                    del members[name]
+        digest = hashlib.sha256(f"{self.kind}:{_sorted_json(members)}".encode()).hexdigest()[:40]
+        return f"{self.kind[: MAX_KEY_LENGTH - 41]}:{digest}"
 
     def concurrency_key_of(self, values: dict[str, Any]) -> str | None:
         """The key of which one job runs at a time: a constant, a template (`"shop:{shop_id}"`) or a function.
@@ -276,6 +287,10 @@ def _arguments_of(function: Callable[..., Any], kind: str) -> TypeAdapter[dict[s
     shape.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
     adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(shape)  # type: ignore[arg-type]
     return adapter
+
+
+def _sorted_json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
