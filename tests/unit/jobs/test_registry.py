@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import Backoff, JobContext, JobRegistry, call, job
 from scalable_fastapi_system.jobs.enqueueing import new_job
-from scalable_fastapi_system.jobs.limits import Limits
+from scalable_fastapi_system.jobs.limits import Limits, decode
 from scalable_fastapi_system.jobs.registry import MAX_KEY_LENGTH
 from scalable_fastapi_system.jobs.schedules import CronSchedule
 from scalable_fastapi_system.kit.clock import utc_now
@@ -69,6 +69,31 @@ def test_what_json_cannot_carry_is_refused_at_once(registry: JobRegistry, argume
 
     with pytest.raises(ValidationException, match=r"do not fit|cannot be stored"):
         shares.encode_args(arguments)
+
+
+@pytest.mark.parametrize(
+    "number", [10**20, 2**64, -(2**63) - 1, 10**4000], ids=["1e20", "2**64", "-2**63-1", "1e4000"]
+)
+def test_an_integer_that_would_come_back_as_another_is_refused(registry: JobRegistry, number: int) -> None:
+    @job("counts", registry=registry)
+    async def counts(ctx: JobContext, *, number: int = 0, data: dict[str, Any] | None = None) -> None: ...
+
+    client: Any = SimpleNamespace(find_handler=registry.get)
+    for arguments in ({"number": number}, {"data": {"deep": [number]}}):
+        for handler in (counts, "of another version"):
+            with pytest.raises(ValidationException, match="64 bits"):
+                new_job(client, call(handler, **arguments))
+
+
+@pytest.mark.parametrize(
+    "value", [2**64 - 1, -(2**63), "1" * 30, '"\\' + "9" * 30, 1e300, 0.1234567890123456]
+)
+def test_long_numbers_that_come_back_as_they_were_are_taken(registry: JobRegistry, value: Any) -> None:
+    @job("counts", registry=registry)
+    async def counts(ctx: JobContext, *, value: Any) -> None: ...
+
+    raw = counts.encode_args({"value": value})
+    assert counts.decode_args(raw.decode()) == decode(raw) == {"value": value}
 
 
 def test_a_kind_is_declared_once(registry: JobRegistry) -> None:

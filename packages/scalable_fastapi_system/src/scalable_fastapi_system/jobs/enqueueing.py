@@ -17,7 +17,7 @@ from scalable_fastapi_system.infra.database import on_commit
 from scalable_fastapi_system.infra.tracing import current_traceparent
 from scalable_fastapi_system.jobs import metrics
 from scalable_fastapi_system.jobs.errors import JobUsageError
-from scalable_fastapi_system.jobs.limits import encode
+from scalable_fastapi_system.jobs.limits import encode, refuse_long_integers
 from scalable_fastapi_system.jobs.records import Hint, NewJob
 from scalable_fastapi_system.jobs.registry import MAX_KEY_LENGTH, JobHandler
 from scalable_fastapi_system.jobs.store.inserting import insert_jobs, insert_or_find
@@ -177,6 +177,7 @@ def new_job(client: JobClient, one: JobCall) -> NewJob:
         kind = one.handler
         try:
             raw = encode(dict(one.arguments))
+            refuse_long_integers(raw)
         except ValueError as error:
             raise ValidationException(f"The arguments of {kind} cannot be stored: {error}") from None
         queue, priority, max_attempts, timeout_seconds = "default", 0, None, None

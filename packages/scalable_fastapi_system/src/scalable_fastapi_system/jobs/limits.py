@@ -6,6 +6,8 @@ handler. Only an error's own text is shortened, and it says so.
 
 from __future__ import annotations
 
+import json
+import re
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,7 @@ MAX_MESSAGE_CHARACTERS = 2000
 MAX_MESSAGE_BYTES = MAX_ERROR_BYTES // 2  # as JSON, which may write a character in twelve bytes
 # PostgreSQL's jsonb has no place for this character.
 _NUL = b"\\u0000"
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")  # what has more than 64 bits has as many
 
 
 class ResultTooLargeError(JobUsageError):
@@ -46,6 +49,17 @@ def _holds_nul(value: Any) -> bool:
     if isinstance(value, dict):
         return any(_holds_nul(key) or _holds_nul(item) for key, item in value.items())
     return isinstance(value, list) and any(_holds_nul(item) for item in value)
+
+
+def refuse_long_integers(raw: bytes) -> None:
+    """Raises ValueError for JSON with an integer beyond 64 bits: it would be read as a float, another number."""
+    if _LONG_NUMBER.search(raw):
+        json.loads(raw, parse_int=_within_64_bits)
+
+
+def _within_64_bits(digits: str) -> None:
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(f"an integer has at most 64 bits, {digits[:40]} has more: pass it as text")
 
 
 def decode(text: str | bytes | None) -> Any:

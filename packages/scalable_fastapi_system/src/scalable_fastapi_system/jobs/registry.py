@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 from typing_extensions import TypedDict
 
-from scalable_fastapi_system.jobs.limits import decode, encode
+from scalable_fastapi_system.jobs.limits import decode, encode, refuse_long_integers
 from scalable_fastapi_system.kit.errors import FieldProblem, ValidationException
 
 P = ParamSpec("P")
@@ -316,9 +316,10 @@ def _refusal(kind: str, error: ValidationError) -> ValidationException:
 
 
 def _storable(kind: str, raw: bytes) -> bytes:
-    if b"\\u0000" in raw:
-        try:
+    try:
+        refuse_long_integers(raw)
+        if b"\\u0000" in raw:
             encode(decode(raw))
-        except ValueError as error:
-            raise ValidationException(f"The arguments of {kind} cannot be stored: {error}") from None
+    except ValueError as error:
+        raise ValidationException(f"The arguments of {kind} cannot be stored: {error}") from None
     return raw
