@@ -82,10 +82,11 @@ def test_an_hour_that_is_skipped_does_not_lose_the_day() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "zone"), [("nonsense", "UTC"), ("* * * * *", "Mars/Base"), ("0 0 30 2 *", "UTC")]
+    ("expression", "zone"),
+    [("nonsense", "UTC"), ("@daily", "UTC"), ("* * * * *", "Mars/Base"), ("0 0 30 2 *", "UTC")],
 )
 def test_nonsense_is_refused_where_it_is_declared(expression: str, zone: str) -> None:
-    with pytest.raises(ValueError, match=r"nonsense|Mars|no day"):
+    with pytest.raises(ValueError, match=r"no cron expression|Mars|no day"):
         schedule(expression, timezone=zone)
 
 

@@ -50,7 +50,8 @@ class CronSchedule:
     misfire: Misfire = "once"
 
     def __post_init__(self) -> None:
-        if not croniter.is_valid(self.expression):
+        # croniter takes names such as @daily, too, which have no fields
+        if len(self.expression.split()) < 5 or not croniter.is_valid(self.expression):
             raise ValueError(f"{self.expression!r} is no cron expression")
         try:
             ZoneInfo(self.timezone)
