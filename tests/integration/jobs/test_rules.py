@@ -178,6 +178,33 @@ async def test_a_failed_step_cancels_the_rest_and_a_retry_revives_it(
     assert (last.state, last.result) == (JobState.SUCCEEDED, 3)
 
 
+async def test_a_retried_step_or_callback_waits_for_what_has_not_ended(
+    any_lab: Lab, registry: JobRegistry
+) -> None:
+    order: list[str] = []
+
+    @job("part", registry=registry)
+    async def part(ctx: JobContext, *, name: str) -> None:
+        order.append(name)
+
+    async with any_lab.resources.database.transaction() as session:
+        steps = await enqueue_chain(session, [call(part, name=name) for name in ("one", "two", "three")])
+        last, members = await enqueue_batch(
+            session, [call(part, name="member") for _ in range(3)], on_complete=call(part, name="last")
+        )
+    for handle in (steps[1], last, members[0]):
+        await any_lab.client.cancel(handle.id)
+    for handle in (steps[1], last):
+        change = await any_lab.client.retry(handle.id)
+        assert (change.state, change.has_changed) == (JobState.SCHEDULED, True)
+    assert (await any_lab.client.get(last.id)).waits_for == 2
+    await any_lab.start_worker()
+    for handle in (steps[2], last):
+        assert (await any_lab.ended(handle.id)).state is JobState.SUCCEEDED
+    assert [name for name in order if name in {"one", "two", "three"}] == ["one", "two", "three"]
+    assert [name for name in order if name in {"member", "last"}] == ["member", "member", "last"]
+
+
 async def test_a_batch_calls_back_when_all_have_ended(any_lab: Lab, registry: JobRegistry) -> None:
     @job("member", registry=registry, max_attempts=1)
     async def member(ctx: JobContext, *, number: int) -> int:

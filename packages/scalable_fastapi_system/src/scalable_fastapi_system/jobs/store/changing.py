@@ -10,7 +10,7 @@ from sqlalchemy import CursorResult, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from scalable_fastapi_system.jobs.records import Hint
-from scalable_fastapi_system.jobs.states import REPLAYABLE_STATES, JobState
+from scalable_fastapi_system.jobs.states import LIVE_STATES, REPLAYABLE_STATES, JobState
 from scalable_fastapi_system.jobs.store.clock import database_now
 from scalable_fastapi_system.jobs.store.deliveries import plan_deliveries
 from scalable_fastapi_system.jobs.store.ending import release_waiting
@@ -58,17 +58,21 @@ async def cancel_job(session: AsyncSession, *, job_id: UUID) -> Change:
 
 
 async def retry_job(session: AsyncSession, *, job_id: UUID) -> Change:
-    """Queues a failed, cancelled or quarantined job again with all its attempts; one that waits for a retry runs now."""
+    """Queues a failed, cancelled or quarantined job again with all its attempts; one that waits for a retry runs now.
+
+    One whose turn has not come, since what it waited for has not ended, waits for that again.
+    """
+    waits_for = await _count_unfinished(session, job_id)
     now = await database_now(session)
     fresh = {
-        "state": int(JobState.QUEUED),
-        "run_at": now,
+        "state": int(JobState.SCHEDULED if waits_for else JobState.QUEUED),
+        "run_at": NEVER if waits_for else now,
         "failures": 0,
         "crashes": 0,
         "finished_at": None,
         "cancel_requested_at": None,
         "progress": None,
-        "waits_for": 0,
+        "waits_for": waits_for,
         "deadline_at": None,
     }
     done: CursorResult[Any] = await session.execute(  # type: ignore[assignment]
@@ -88,6 +92,20 @@ async def retry_job(session: AsyncSession, *, job_id: UUID) -> Change:
     if not done.rowcount:
         return Change(state, False)
     return Change(state, True, tuple(await hints_for(session, [job_id])))
+
+
+async def _count_unfinished(session: AsyncSession, job_id: UUID) -> int:
+    """How many jobs the job is to come after have not ended. They are locked: one that ended now would not count itself off."""
+    unfinished = await session.execute(
+        select(jobs.c.id)
+        .where(
+            jobs.c.then_id == job_id,
+            jobs.c.state.in_([int(state) for state in LIVE_STATES]),
+        )
+        .order_by(jobs.c.id)
+        .with_for_update()
+    )
+    return len(unfinished.all())
 
 
 async def _rearm_waiting(session: AsyncSession, job_id: UUID) -> None:
