@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from scalable_fastapi_system.infra.http_client import MAX_ANSWER_BYTES
+from scalable_fastapi_system.infra import http_client
+from scalable_fastapi_system.infra.http_client import MAX_ANSWER_BYTES, HttpClient
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.jobs import (
     JobContext,
@@ -114,6 +115,11 @@ async def deliveries(lab: Lab, count: int, *, are_done: bool = True) -> list[Any
             await asyncio.sleep(0.05)
 
 
+async def rows_of(lab: Lab) -> list[Any]:
+    async with lab.resources.database.transaction() as session:
+        return list((await session.execute(select(webhook_deliveries))).all())
+
+
 async def heard(worker: DurableWorker, tells: bool) -> None:
     """Once the worker knows whether the owner is to be told: it hears so with a beat."""
     async with asyncio.timeout(30):
@@ -171,6 +177,50 @@ async def test_a_delivery_is_tried_again_with_the_same_body(
     bodies = {body for _, body in receiver.requests}
     ids = {headers["webhook-id"] for headers, _ in receiver.requests}
     assert (len(receiver.requests), len(bodies), len(ids)) == (3, 1, 1)
+
+
+async def test_one_client_sends_all_deliveries_of_a_worker_until_it_ends(
+    lab: Lab, registry: JobRegistry, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[HttpClient] = []
+    closed: list[HttpClient] = []
+
+    class CountedClient(HttpClient):
+        def __init__(self, settings: Settings) -> None:
+            super().__init__(settings)
+            made.append(self)
+
+        async def close(self) -> None:
+            closed.append(self)
+            await super().close()
+
+    for module in (http_client, webhooks):
+        monkeypatch.setattr(module, "HttpClient", CountedClient, raising=False)
+    told = declare(registry)
+    await add_endpoint(lab, receiver.url)
+    worker = await lab.start_worker()
+    for _ in range(3):
+        await lab.client.enqueue_now(told, owner_id=OWNER)
+    await deliveries(lab, 3)
+    assert (len(made), closed) == (1, [])
+    await lab.stop_worker(worker)
+    assert closed == made
+
+
+async def test_a_receiver_that_keeps_failing_is_left_alone_for_a_while(
+    lab: Lab, registry: JobRegistry, receiver: Receiver
+) -> None:
+    told = declare(registry)
+    await add_endpoint(lab, receiver.url)
+    receiver.answers = [(500, {})] * 20
+    await lab.start_worker()
+    for number in range(1, 8):
+        await lab.client.enqueue_now(told, owner_id=OWNER)
+        async with asyncio.timeout(30):
+            while sum(row.attempts for row in await rows_of(lab)) < number:
+                await asyncio.sleep(0.02)
+    assert any("failed too often" in row.last_error for row in await rows_of(lab))
+    assert len(receiver.requests) == 5
 
 
 async def test_of_a_receiver_s_answer_only_status_and_pause_count(

@@ -21,6 +21,7 @@ from scalable_fastapi_system.jobs.store.reading import next_of_keys
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from scalable_fastapi_system.infra.http_client import HttpClient
     from scalable_fastapi_system.infra.resources import Resources
     from scalable_fastapi_system.jobs.engine import Engine
 
@@ -80,6 +81,11 @@ class JobContext:
     def idempotency_key(self) -> str:
         """The same for every attempt: hand it to services outside, so that they do a thing once."""
         return str(self.job_id)
+
+    @property
+    def http(self) -> HttpClient:
+        """The worker's own client: that of `resources` is the application's, on another loop, where this runs in the API."""
+        return self._engine.http
 
     @property
     def is_cancelled(self) -> bool:

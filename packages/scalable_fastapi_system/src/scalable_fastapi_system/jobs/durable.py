@@ -233,6 +233,7 @@ class DurableWorker(Worker):
             _log.warning("could not leave the list of workers", reason=type(error).__name__)
         if self.on_shutdown:
             await self.on_shutdown(self.ctx)
+        await self.engine.close_http()
         await self.engine.store.stop()
         await self.channel.close()
         if self._pool is not None:

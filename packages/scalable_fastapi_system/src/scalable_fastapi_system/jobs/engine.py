@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from scalable_fastapi_system.jobs.store import JobStore
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 
 if TYPE_CHECKING:
+    from scalable_fastapi_system.infra.http_client import HttpClient
     from scalable_fastapi_system.infra.resources import Resources
 
 _log = structlog.get_logger("jobs")
@@ -88,6 +90,19 @@ class Engine:
         self._announce = announce
         self.publish = publish
         self._endings: Batcher[Ending, bool] = Batcher(self._write_endings, max_size=1000)
+
+    @cached_property
+    def http(self) -> HttpClient:
+        """The worker's client for services outside, of the loop that runs the handlers; made at its first use."""
+        from scalable_fastapi_system.infra.http_client import HttpClient
+
+        return HttpClient(self.resources.settings)
+
+    async def close_http(self) -> None:
+        """Closes the client where there is one."""
+        http: HttpClient | None = self.__dict__.pop("http", None)
+        if http is not None:
+            await http.close()
 
     async def announce(self, hints: Sequence[Hint]) -> None:
         """Tells workers that jobs may be ready. Never raises: the reconciler finds what is not told."""

@@ -22,7 +22,7 @@ import orjson
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from scalable_fastapi_system.infra.http_client import HttpClient, OutboundError, OutboundRefusedError
+from scalable_fastapi_system.infra.http_client import OutboundError, OutboundRefusedError
 from scalable_fastapi_system.infra.tracing import current_traceparent
 from scalable_fastapi_system.jobs.context import JobContext
 from scalable_fastapi_system.jobs.enqueueing import current_request_id
@@ -208,22 +208,21 @@ async def deliver(ctx: JobContext, *, delivery_id: UUID) -> None:
     problem: str | None = None
     retry_after_seconds: float | None = None
     is_refused = False
-    async with HttpClient(ctx.resources.settings) as http:
-        try:
-            answer = await http.request(
-                "POST",
-                endpoint["url"],
-                headers=headers,
-                content=body,
-                is_repeatable=False,
-                wants_body=False,  # the receiver chooses its length, and many deliveries run at once
-            )
-            status = answer.status_code
-            retry_after_seconds = _retry_after(answer.headers.get("retry-after"), now)
-        except OutboundRefusedError as error:
-            problem, is_refused = str(error), "public internet" in str(error)
-        except OutboundError as error:
-            problem = str(error)
+    try:
+        answer = await ctx.http.request(
+            "POST",
+            endpoint["url"],
+            headers=headers,
+            content=body,
+            is_repeatable=False,
+            wants_body=False,  # the receiver chooses its length, and many deliveries run at once
+        )
+        status = answer.status_code
+        retry_after_seconds = _retry_after(answer.headers.get("retry-after"), now)
+    except OutboundRefusedError as error:
+        problem, is_refused = str(error), "public internet" in str(error)
+    except OutboundError as error:
+        problem = str(error)
     is_delivered = status is not None and 200 <= status < 300
     if status is not None and not is_delivered:
         problem = f"the endpoint answered {status}"
