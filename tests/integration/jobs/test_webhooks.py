@@ -10,6 +10,7 @@ import hmac
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -27,9 +28,10 @@ from scalable_fastapi_system.jobs import (
     webhooks,
 )
 from scalable_fastapi_system.jobs.durable import DurableWorker
-from scalable_fastapi_system.jobs.tables import webhook_deliveries
+from scalable_fastapi_system.jobs.tables import webhook_deliveries, webhook_endpoints
+from scalable_fastapi_system.kit.clock import utc_now
 from scalable_fastapi_system.kit.errors import NotFoundException, ValidationException
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from tests.integration.jobs.conftest import FAST
 from tests.integration.jobs.harness import Lab, running_lab
@@ -323,6 +325,30 @@ async def test_two_keys_sign_while_a_secret_is_rotated(
         while len(receiver.requests) < 2:
             await asyncio.sleep(0.05)
     assert receiver.requests[1][1] == body
+
+
+async def test_a_secret_signs_for_a_day_however_often_it_is_rotated(lab: Lab) -> None:
+    endpoint, first = await add_endpoint(lab, "http://example.com/hook")
+
+    async def rotate() -> tuple[str, list[dict[str, Any]]]:
+        async with lab.resources.database.transaction() as session:
+            new = await webhooks.rotate_secret(session, endpoint_id=endpoint["id"], owner_id=OWNER)
+            return new, (await webhooks.find_endpoint(session, endpoint_id=endpoint["id"], owner_id=OWNER))[
+                "secrets"
+            ]
+
+    second, _ = await rotate()
+    third, kept = await rotate()
+    assert [one["secret"] for one in kept] == [third, second, first]
+    for one in kept[1:]:
+        one["expires_at"] = (utc_now() - timedelta(seconds=1)).isoformat()
+    async with lab.resources.database.transaction() as session:
+        await session.execute(update(webhook_endpoints).values(secrets=kept))
+    fourth, kept = await rotate()
+    assert [one["secret"] for one in kept] == [fourth, third], "what is over a day old is gone"
+    for _ in range(webhooks.MAX_SECRETS):
+        _, kept = await rotate()
+    assert len(kept) == webhooks.MAX_SECRETS
 
 
 async def test_addresses_and_owners_are_checked(lab: Lab) -> None:

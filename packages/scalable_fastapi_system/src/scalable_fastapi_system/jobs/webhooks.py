@@ -45,6 +45,7 @@ from scalable_fastapi_system.kit.ids import new_id
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix that Standard Webhooks gives to secrets
 _SECRET_BYTES = 32
 ROTATION_OVERLAP = timedelta(hours=24)
+MAX_SECRETS = 10
 MAX_ENDPOINTS = 10
 MAX_URL_LENGTH = 2000
 _HOST_AND_PATH = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?([/?]([A-Za-z0-9._~:/?@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)?"
@@ -121,17 +122,20 @@ async def enable_endpoint(session: AsyncSession, *, endpoint_id: UUID, owner_id:
 
 
 async def rotate_secret(session: AsyncSession, *, endpoint_id: UUID, owner_id: int) -> str:
-    """A new secret; for a day both sign, so that the receiver can change over. Raises NotFoundException."""
+    """A new secret; for a day the former sign, too, so that the receiver can change over. Raises NotFoundException."""
     endpoint = await find_endpoint(session, endpoint_id=endpoint_id, owner_id=owner_id)
     secret = _new_secret()
-    ends = (await database_now(session) + ROTATION_OVERLAP).isoformat()
+    now = await database_now(session)
+    ends = (now + ROTATION_OVERLAP).isoformat()
     former = [
-        {"secret": one["secret"], "expires_at": one["expires_at"] or ends} for one in endpoint["secrets"]
+        {"secret": one["secret"], "expires_at": one["expires_at"] or ends}
+        for one in endpoint["secrets"]
+        if _is_valid(one, now)
     ]
     await session.execute(
         update(webhook_endpoints)
         .where(webhook_endpoints.c.id == endpoint_id)
-        .values(secrets=[{"secret": secret, "expires_at": None}, *former[:1]])
+        .values(secrets=[{"secret": secret, "expires_at": None}, *former[: MAX_SECRETS - 1]])
     )
     return secret
 
