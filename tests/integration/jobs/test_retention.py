@@ -9,8 +9,10 @@ from uuid import uuid4
 
 from scalable_fastapi_system.infra import idempotency
 from scalable_fastapi_system.infra.idempotency import idempotency_keys
-from scalable_fastapi_system.jobs import JobContext, JobRegistry, job
+from scalable_fastapi_system.jobs import JobContext, JobRegistry, JobState, job
+from scalable_fastapi_system.jobs.store import create_store
 from scalable_fastapi_system.jobs.store.clock import database_now
+from scalable_fastapi_system.jobs.store.deliveries import delivery_job, enqueue_deliveries
 from scalable_fastapi_system.jobs.tables import job_attempts, jobs, webhook_deliveries
 from sqlalchemy import insert, select, update
 
@@ -60,3 +62,39 @@ async def test_old_jobs_go_with_their_attempts_and_deliveries_and_keys_after_a_d
     assert set(await column(any_lab, jobs.c.id)) == {young.id, waiting.id}
     assert await column(any_lab, job_attempts.c.job_id) == [young.id]
     assert await column(any_lab, webhook_deliveries.c.job_id) == [young.id]
+
+
+async def test_a_job_is_kept_while_its_end_is_being_told(any_lab: Lab, registry: JobRegistry) -> None:
+    @job("told", registry=registry)
+    async def told(ctx: JobContext) -> None: ...
+
+    handles = [await any_lab.client.enqueue_now(told) for _ in range(2)]
+    delivery_id = uuid4()
+    async with any_lab.resources.database.transaction() as session:
+        long_ago = await database_now(session) - timedelta(days=3)
+        await session.execute(update(jobs).values(state=int(JobState.SUCCEEDED), finished_at=long_ago))
+        await session.execute(
+            insert(webhook_deliveries).values(
+                id=delivery_id,
+                endpoint_id=uuid4(),
+                job_id=handles[0].id,
+                created_at=long_ago,
+                attempts=3,
+                event="x",
+            )
+        )
+        delivering = delivery_job(delivery_id, None, None)
+        await enqueue_deliveries(session, [delivering])
+
+    store = create_store(any_lab.resources.database)
+    assert await store.purge(older_than=timedelta(days=1)) == 1
+    assert set(await column(any_lab, jobs.c.id)) == {handles[0].id, delivering.id}
+    assert await column(any_lab, webhook_deliveries.c.id) == [delivery_id]
+    async with any_lab.resources.database.transaction() as session:
+        await session.execute(
+            update(jobs)
+            .where(jobs.c.id == delivering.id)
+            .values(state=int(JobState.FAILED), finished_at=long_ago)
+        )
+    assert await store.purge(older_than=timedelta(days=1)) == 2
+    assert await column(any_lab, webhook_deliveries.c.id) == []

@@ -10,7 +10,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from scalable_fastapi_system.jobs.records import Hint, NewJob
-from scalable_fastapi_system.jobs.states import JobState
+from scalable_fastapi_system.jobs.states import LIVE_STATES, JobState
 from scalable_fastapi_system.jobs.store.clock import database_now
 from scalable_fastapi_system.jobs.store.inserting import insert_jobs
 from scalable_fastapi_system.jobs.tables import jobs, webhook_deliveries, webhook_endpoints
@@ -81,6 +81,16 @@ async def owners_with_endpoints(session: AsyncSession) -> frozenset[int]:
         select(webhook_endpoints.c.owner_id).where(webhook_endpoints.c.disabled_at.is_(None)).distinct()
     )
     return frozenset(owner_id for owner_id in found.scalars() if owner_id is not None)
+
+
+async def deliveries_being_tried(session: AsyncSession) -> set[UUID]:
+    """The deliveries whose job has not ended."""
+    found = await session.execute(
+        select(jobs.c.args).where(
+            jobs.c.kind == DELIVER_KIND, jobs.c.state.in_([int(state) for state in LIVE_STATES])
+        )
+    )
+    return {UUID(args["delivery_id"]) for args in found.scalars()}
 
 
 def delivery_job(delivery_id: UUID, traceparent: str | None, request_id: str | None) -> NewJob:

@@ -15,7 +15,7 @@ from scalable_fastapi_system.infra.database import DatabaseManager
 from scalable_fastapi_system.jobs.records import Hint, Orders, WorkerFacts
 from scalable_fastapi_system.jobs.store.base import QueueCount
 from scalable_fastapi_system.jobs.store.clock import database_now
-from scalable_fastapi_system.jobs.store.deliveries import owners_with_endpoints
+from scalable_fastapi_system.jobs.store.deliveries import deliveries_being_tried, owners_with_endpoints
 from scalable_fastapi_system.jobs.store.overview import count_live
 from scalable_fastapi_system.jobs.tables import (
     cron_runs,
@@ -107,6 +107,8 @@ class SharedStore:
     async def purge(self, *, older_than: timedelta) -> int:
         total = 0
         after: UUID | None = None
+        async with self._database.transaction() as session:
+            tried = await deliveries_being_tried(session)
         while True:
             async with self._database.transaction() as session:
                 before = await database_now(session) - older_than
@@ -116,6 +118,14 @@ class SharedStore:
                     break
                 after = rows[-1].id
                 old = [row.id for row in rows if row.finished_at is not None and row.finished_at < before]
+                if old and tried:
+                    told = await session.execute(
+                        select(webhook_deliveries.c.id, webhook_deliveries.c.job_id).where(
+                            webhook_deliveries.c.job_id.in_(old)
+                        )
+                    )
+                    kept = {job_id for delivery_id, job_id in told if delivery_id in tried}
+                    old = [job_id for job_id in old if job_id not in kept]
                 for table, column in (
                     (job_attempts, job_attempts.c.job_id),
                     (webhook_deliveries, webhook_deliveries.c.job_id),
