@@ -218,6 +218,19 @@ def test_a_unique_key_is_one_however_its_arguments_are_written(registry: JobRegi
     )
 
 
+def test_arguments_as_deep_as_can_be_stored_may_be_unique(registry: JobRegistry) -> None:
+    @job("unique.deep", registry=registry, unique=True)
+    async def deep(ctx: JobContext, *, data: Any) -> None: ...
+
+    data: Any = {}
+    keys = set()
+    with pytest.raises(ValidationException, match="cannot be stored"):
+        for _ in range(1000):
+            data = {"a": data}
+            keys.add(deep.unique_key_of(deep.encode_args({"data": data})))
+    assert len(keys) > 200
+
+
 @pytest.mark.parametrize("length", [79, 80, 100])
 def test_a_kind_of_any_length_may_be_unique(registry: JobRegistry, length: int) -> None:
     @job("k" * length, registry=registry, unique=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Generic, Literal, NotRequired, ParamSpec, TypeVar, get_type_hints
 
-import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 from typing_extensions import TypedDict
@@ -150,11 +150,11 @@ class JobHandler(Generic[P, R]):
 
         The order of members does not count, nor whether a default is written out.
         """
-        members = {name: _sorted_json(value) for name, value in orjson.loads(args).items()}
+        members = {name: _sorted_json(value) for name, value in decode(args).items()}
         for name, default in self.defaults.items():
             with suppress(PydanticSerializationError):  # such a default cannot be written out
                 raw = self.arguments.dump_json({name: default}, warnings=False)
-                if members.get(name) == _sorted_json(orjson.loads(raw)[name]):
+                if members.get(name) == _sorted_json(decode(raw)[name]):
                     del members[name]
         digest = hashlib.sha256(f"{self.kind}:{_sorted_json(members)}".encode()).hexdigest()[:40]
         return f"{self.kind[: MAX_KEY_LENGTH - 41]}:{digest}"
@@ -290,7 +290,7 @@ def _arguments_of(function: Callable[..., Any], kind: str) -> TypeAdapter[dict[s
 
 
 def _sorted_json(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    return json.dumps(value, sort_keys=True)  # orjson writes less deep data than pydantic does
 
 
 def _defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -299,9 +299,8 @@ def _defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
             defaults[name] = parameter.default
-            with suppress(
-                ValidationError
-            ):  # a default of another type, such as None: the function gets it as it is
+            # One of another type, such as None, is given to the function as it is.
+            with suppress(ValidationError):
                 defaults[name] = TypeAdapter(hints[name]).validate_python(parameter.default)
     return defaults
 
