@@ -27,7 +27,7 @@ from psycopg import sql
 
 from hack.dev import ports
 from hack.dev.errors import DevError
-from hack.dev.processes import Child, ProcessMark, end, wait_until
+from hack.dev.processes import Child, ProcessMark, end, marks_below, wait_until
 from hack.dev.unprivileged import run_as_for
 
 SUPERUSER = "postgres"
@@ -146,7 +146,12 @@ class Postgres:
 
     def kill(self) -> None:
         """SIGKILL, as a power cut would: nothing is flushed, the next start recovers from the log."""
-        self._started().kill()
+        postmaster = self._started()
+        backends = marks_below("postgres", postmaster.pid)
+        postmaster.kill()
+        # They lead groups of their own, and one that is asked before it has noticed still answers.
+        for backend in backends:
+            end(backend, first_signal=signal.SIGKILL, grace_seconds=5)
 
     def discard(self) -> None:
         """Kill it, frozen or not, and remove its data."""

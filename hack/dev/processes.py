@@ -49,6 +49,16 @@ class ProcessMark:
             return False
 
 
+def marks_below(name: str, pid: int) -> list[ProcessMark]:
+    """The processes that `pid` has started, and those that these have."""
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                found.append(ProcessMark.of(name, process.pid))
+    return found
+
+
 def end(mark: ProcessMark, *, first_signal: signal.Signals = signal.SIGTERM, grace_seconds: float) -> bool:
     """End a process that is not our child; False when it outstayed the grace and was killed."""
     if not mark.is_running():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 from hack.dev.errors import DevError
 from hack.dev.ports import find_free, is_free
 from hack.dev.postgres import THROWAWAY_SETTINGS, Postgres
+from hack.dev.processes import ProcessMark
 from hack.dev.redis_server import Redis
 from tests.support.stores import Stores
 
@@ -101,6 +103,15 @@ def test_postgres_starts_after_a_kill_in_the_middle_of_work(postgres: Postgres) 
     worker.join(timeout=10)
     assert not worker.is_alive()
     assert rows(postgres.url(), "SELECT 1") == [(1,)]
+
+
+def test_no_backend_of_postgres_outlives_a_kill(postgres: Postgres) -> None:
+    postgres.start()
+    with closing(psycopg.connect(postgres.url())) as connection:
+        backend = ProcessMark.of("backend", connection.info.backend_pid)
+        os.kill(backend.pid, signal.SIGSTOP)  # on a busy machine one may be long in noticing
+        postgres.kill()
+        assert not backend.is_running()
 
 
 def test_postgres_ends_a_server_that_was_left_on_its_folder(postgres: Postgres, folder: Path) -> None:
