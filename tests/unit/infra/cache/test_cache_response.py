@@ -22,13 +22,6 @@ from scalable_fastapi_system.web.envelope import respond
 
 
 @pytest.fixture
-def manager(make_settings: Callable[..., Settings]) -> CacheManager:
-    manager = CacheManager(make_settings())
-    set_default_cache(manager)
-    return manager
-
-
-@pytest.fixture
 def calls() -> list[Any]:
     return []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import httpx
@@ -10,15 +9,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, computed_field
-from scalable_fastapi_system.infra.cache import CacheManager, cache_response, set_default_cache
-from scalable_fastapi_system.infra.settings import Settings
-
-
-@pytest.fixture
-def manager(make_settings: Callable[..., Settings]) -> CacheManager:
-    manager = CacheManager(make_settings())
-    set_default_cache(manager)
-    return manager
+from scalable_fastapi_system.infra.cache import CacheManager, cache_response
 
 
 @pytest.fixture

@@ -26,7 +26,13 @@ from fastapi.routing import APIRoute, iter_route_contexts, serialize_response
 from starlette.background import BackgroundTasks
 from starlette.requests import Request
 
-from scalable_fastapi_system.infra.cache.call_keys import Call, annotations_of, caller_of, credentials_of
+from scalable_fastapi_system.infra.cache.call_keys import (
+    CREDENTIALS,
+    Call,
+    annotations_of,
+    caller_of,
+    credentials_of,
+)
 from scalable_fastapi_system.infra.cache.loading import Loaded, UncacheableError
 from scalable_fastapi_system.infra.cache.manager import CacheManager
 from scalable_fastapi_system.infra.cache.memory import Entry
@@ -40,7 +46,7 @@ from scalable_fastapi_system.web.envelope import request_id_of
 
 _METHODS = frozenset({"GET", "HEAD"})
 _VARY = b"Authorization, Cookie, X-API-Key"
-_CREDENTIALS = frozenset({"authorization", "cookie", "x-api-key"})
+_CREDENTIALS = frozenset(name.decode() for name in CREDENTIALS)
 _OK = 200
 # Said on the response that FastAPI hands over, they are the answer's own, as on a response that is returned.
 _OWN_HEADERS = frozenset({b"cache-control", b"etag", b"vary"})

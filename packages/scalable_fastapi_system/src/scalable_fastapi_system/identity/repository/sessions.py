@@ -81,18 +81,6 @@ async def lock(session: AsyncSession, session_id: UUID, now: datetime) -> Standi
     return Standing(row[0], row[1])
 
 
-async def advance(
-    session: AsyncSession, session_id: UUID, *, generation: int, superseded: list[list[float]]
-) -> None:
-    """Makes this the current generation of a sign-in that is locked."""
-    await session.execute(
-        update(AuthSession)
-        .where(col(AuthSession.id) == session_id)
-        .values(generation=generation, superseded=superseded)
-        .execution_options(synchronize_session=False)
-    )
-
-
 async def get_live(
     session: AsyncSession, session_id: UUID, *, user_id: int, now: datetime
 ) -> AuthSession | None:

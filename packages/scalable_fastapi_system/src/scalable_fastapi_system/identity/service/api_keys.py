@@ -32,42 +32,15 @@ async def create(
     lifetime: timedelta | None,
     client: Client,
     now: datetime,
+    rotated_from: UUID | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key of the caller, and the text that is shown once.
 
     Raises AuthenticationException where the caller's sign-in has ended, AuthorizationException for a scope that the caller
     does not hold, ConflictException for too many keys.
     """
-    await _lock_owner(session, principal, now)
-    return await _add(
-        session,
-        principal=principal,
-        hasher=hasher,
-        name=name,
-        scopes=scopes,
-        lifetime=lifetime,
-        client=client,
-        now=now,
-    )
-
-
-async def _lock_owner(session: AsyncSession, principal: Principal, now: datetime) -> None:
-    # Of several at once, each counts what the one before has made.
-    await lock_signed_in(session, user_id=principal.id, session_id=principal.session_id, since=now, now=now)
-
-
-async def _add(
-    session: AsyncSession,
-    *,
-    principal: Principal,
-    hasher: KeyHasher,
-    name: str,
-    scopes: list[str],
-    lifetime: timedelta | None,
-    client: Client,
-    now: datetime,
-    rotated_from: UUID | None = None,
-) -> tuple[ApiKey, str]:
+    if rotated_from is None:  # else `rotate` holds the owner
+        await _lock_owner(session, principal, now)
     if principal.role != ROLE_ADMIN and any(scope.startswith(ADMIN_PREFIX) for scope in scopes):
         raise AuthorizationException("Only an administrator's key can have an admin scope")
     if await api_keys.count_live(session, principal.id, now) >= MAX_KEYS_PER_USER:
@@ -98,6 +71,11 @@ async def _add(
     return row, text
 
 
+async def _lock_owner(session: AsyncSession, principal: Principal, now: datetime) -> None:
+    # Of several at once, each counts what the one before has made.
+    await lock_signed_in(session, user_id=principal.id, session_id=principal.session_id, since=now, now=now)
+
+
 async def rotate(
     session: AsyncSession,
     *,
@@ -122,7 +100,7 @@ async def rotate(
     if await api_keys.has_successor(session, former.id):
         raise ConflictException("This key has a successor already: rotate that one")
     lifetime = None if former.expires_at is None else former.expires_at - former.created_at
-    row, text = await _add(
+    row, text = await create(
         session,
         principal=principal,
         hasher=hasher,

@@ -57,7 +57,7 @@ _CALLERS = frozenset(
         "scalable_fastapi_system.identity.models.User",
     }
 )
-_CREDENTIALS = (b"authorization", b"x-api-key", b"cookie")
+CREDENTIALS = (b"authorization", b"x-api-key", b"cookie")
 _MAX_KINDS = 4096
 _JSON_TYPES = frozenset({str, bool, type(None)})
 # Of these none is a caller or passed over, so nobody needs to look.
@@ -238,7 +238,7 @@ def digest_of(raw: bytes) -> str:
 
 def credentials_of(request: Any) -> bytes:
     """Everything in the request that may say who asks; empty where nothing does."""
-    found = [name + b"=" + value for name, value in request.scope["headers"] if name in _CREDENTIALS]
+    found = [name + b"=" + value for name, value in request.scope["headers"] if name in CREDENTIALS]
     return b"\n".join(sorted(found))
 
 
