@@ -640,6 +640,24 @@ async def test_nothing_more_is_read_while_requests_wait_for_their_turn(told: Tol
     assert not protocol.transport.is_closing()
 
 
+async def test_a_stream_learns_that_its_client_left_though_others_wait_behind_it() -> None:
+    left = asyncio.Event()
+
+    async def stream(_scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    protocol = connected(stream)
+    protocol.data_received(FOLLOWING * 2)
+    await settle()
+    assert not left.is_set()
+    protocol.connection_lost(None)
+    async with asyncio.timeout(5):
+        await left.wait()
+
+
 async def test_a_waiting_request_s_body_is_read_when_its_turn_has_come(told: Told) -> None:
     protocol = connected(told)
     protocol.data_received(FOLLOWING + POST + POST[:-2])

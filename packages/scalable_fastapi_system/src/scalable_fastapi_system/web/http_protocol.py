@@ -129,6 +129,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._is_ending = False  # with the last answer that is under way: what comes on is dropped
         self._held: bytes | None = None  # what waits for room
         self._held_at: float | None = None  # since when, by time.perf_counter
+        self._running: Any = None  # the cycle that is answered: uvicorn's `cycle` is the last that came
         # The socket's; the transport's alone from the moment that it closes.
         self._descriptor: int | None = None
         self._refused_at = float("-inf")  # for want of room, by the loop's clock
@@ -149,6 +150,12 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._end_looks()
         self._held = None
         super().connection_lost(exc)
+        running = self._running
+        if (
+            running is not None and not running.response_complete
+        ):  # with others behind it uvicorn tells the last alone
+            running.disconnected = True
+            running.message_event.set()
         self._unset_keepalive_if_required()  # which uvicorn leaves to run where the connection was reset
 
     def pause_writing(self) -> None:
@@ -245,6 +252,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
             return
         if self._line is not None:
             self._line.room.starting += 1
+        self._running = cycle
         super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
