@@ -14,8 +14,6 @@ ARGS ?=
 # The database that the integration and contract tests run on alone: sqlite, postgres, mariadb or pgbouncer; empty: each
 # test on its own kinds.
 DATABASE ?=
-# Not for the programs that are run: to them a variable of this name is a setting.
-unexport DATABASE
 MESSAGE ?=
 # Examples of each operation in `make fuzz`, and whether `make openapi` may break clients (BREAKING=yes).
 EXAMPLES ?= 500

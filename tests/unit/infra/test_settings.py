@@ -33,6 +33,19 @@ def test_no_settings_at_all_is_development_on_a_temporary_sqlite():
     assert settings.redis.redis_url is None
 
 
+def test_a_variable_named_as_a_section_is_another_program_s(monkeypatch, tmp_path):
+    """Login shells set MAIL."""
+    for name in set(Settings.model_fields) - {"environment"}:
+        monkeypatch.setenv(name.upper(), f"/var/{name}")
+    (tmp_path / ".env").write_text('DATABASE={"pool_size": 7}\nMAIL__SENDER=ours@example.com\n')
+    settings = load_settings()
+    assert settings.mail.sender == "ours@example.com"
+    assert settings.database.pool_size == DatabaseSettings.model_fields["pool_size"].default
+    sources = {found.variable: found.source for found in effective_values(settings)}
+    assert sources["MAIL__SENDER"] == ".env"
+    assert sources["DATABASE__POOL_SIZE"] == "default"
+
+
 def test_the_guide_s_constructor_call_works():
     settings = Settings(
         database=DatabaseSettings(

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
-from scalable_fastapi_system.infra.settings.models import Settings
+from scalable_fastapi_system.infra.settings.models import Settings, without_bare_sections
 from scalable_fastapi_system.infra.settings.secrets import masked
 from scalable_fastapi_system.kit.errors import ConfigurationError
 
@@ -49,8 +49,8 @@ class EffectiveValue:
 def effective_values(settings: Settings) -> Iterator[EffectiveValue]:
     """Every setting with its value (masked) and source: `environment`, `.env`, `argument` or `default`."""
     sources = (
-        ("environment", EnvSettingsSource(Settings)()),
-        (".env", DotEnvSettingsSource(Settings)()),
+        ("environment", without_bare_sections(EnvSettingsSource(Settings))()),
+        (".env", without_bare_sections(DotEnvSettingsSource(Settings))()),
     )
     for path, value, description in _leaves(settings):
         origin = next((name for name, tree in sources if _holds(tree, path)), None)

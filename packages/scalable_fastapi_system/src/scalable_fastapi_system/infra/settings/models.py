@@ -9,7 +9,13 @@ from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from scalable_fastapi_system.infra.settings.secrets import Secret, Url
 
@@ -522,6 +528,23 @@ class Settings(BaseSettings):
     flags: FeatureFlagSettings = Field(default_factory=FeatureFlagSettings)
     http_client: HttpClientSettings = Field(default_factory=HttpClientSettings)
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """As pydantic-settings has it, but for `without_bare_sections`."""
+        return (
+            init_settings,
+            without_bare_sections(env_settings),
+            without_bare_sections(dotenv_settings),
+            file_secret_settings,
+        )
+
     @property
     def is_production(self) -> bool:
         return self.environment is Environment.PRODUCTION
@@ -566,3 +589,13 @@ class Settings(BaseSettings):
         if problems:
             raise ValueError("not safe in production: " + "; ".join(problems))
         return self
+
+
+def without_bare_sections(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
+    """The source, which takes no variable named as a section for the whole section as JSON: `MAIL` is where a login shell
+    has its letters, and `CACHE` or `DATABASE` another program's."""
+    if isinstance(source, EnvSettingsSource):
+        fields = source.settings_cls.model_fields
+        sections = {name for name, field in fields.items() if hasattr(field.annotation, "model_fields")}
+        source.env_vars = {name: value for name, value in source.env_vars.items() if name not in sections}
+    return source
