@@ -109,6 +109,24 @@ async def test_a_none_in_the_statement_itself_is_stored_and_compared_as_one(data
     assert await named.all(database) == []
 
 
+def test_a_value_that_only_the_model_would_make_is_asked_for_by_name():
+    """It would be a NULL on the driver, and the model's elsewhere."""
+    notes = Table(
+        "notes",
+        MetaData(),
+        Column("id", Integer, primary_key=True, autoincrement=False),
+        Column("text", String(20)),
+        Column("kind", String(20), default="plain"),
+        Column("changed", Integer, onupdate=lambda: 1),
+    )
+    Write(insert(notes))  # takes one for each column
+    with pytest.raises(ValueError, match="no value for changed,"):
+        Write(update(notes).values(text=bindparam("new_text")))
+    with pytest.raises(ValueError, match="no value for kind,"):
+        Write(insert(notes).values(id=bindparam("note_id"), text=bindparam("new_text")))
+    Write(update(notes).values(text=bindparam("new_text"), changed=bindparam("at")))
+
+
 async def test_an_enum_is_one_in_the_statement_among_the_given_values_and_in_the_rows(database):
     add = Write(insert(paints).returning(paints.c.colour, paints.c.below.label("under")))
     assert await add.one(database, id=1, colour=Colour.RED, below=Colour.BLUE) == {

@@ -38,6 +38,11 @@ class _Direct:
         self._statement: Any = statement
         dialect: Any = asyncpg_dialect()  # type: ignore[no-untyped-call]
         compiled: Any = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+        if left_out := [column.key for column in getattr(compiled, "prefetch", ())]:
+            raise ValueError(
+                f"the statement gives no value for {', '.join(left_out)}, whose default or onupdate the model has "
+                "in Python: give one"
+            )
         self._sql = str(compiled)
         self._order: tuple[str, ...] = tuple(compiled.positiontup or ())
         # None may be one of them: what the caller has to give is told by the statement, not by the lack of a value.
@@ -192,7 +197,8 @@ class Write(_Direct):
     """One INSERT, UPDATE or DELETE with named `bindparam`s, a transaction by itself: it is stored when the call returns.
 
     For a change that nothing else has to go with: no second statement, no job, no hook after the commit. Every value is
-    given (an INSERT without `values` takes one for each column); defaults of a model are not applied.
+    given (an INSERT without `values` takes one for each column): a statement that leaves a column's `default` or `onupdate`
+    to Python is a ValueError when it is made.
 
     Raises IntegrityError where a constraint refuses it, ServiceUnavailableException where the database is away; where it
     went away on the way, nobody knows whether the change is stored, and it is not tried again.
