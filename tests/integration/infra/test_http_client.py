@@ -124,6 +124,16 @@ async def test_an_open_breaker_answers_at_once_without_a_call(client, server):
     assert len(server.requests) == asked
 
 
+async def test_what_one_has_at_a_host_closes_it_to_nobody_else(client, server):
+    server.plan = [500] * 5
+    for _ in range(5):
+        await client.request("POST", server.url, on_behalf_of="one")
+    with pytest.raises(OutboundRefusedError):
+        await client.request("POST", server.url, on_behalf_of="one")
+    for caller in ("other", ""):
+        assert (await client.request("POST", server.url, on_behalf_of=caller)).status_code == 200
+
+
 @pytest.mark.parametrize(("retry_after", "calls"), [("3600", 1), ("0", 3), ("\xb2", 3), ("soon", 3)])
 async def test_a_pause_longer_than_the_deadline_is_not_waited_for(client, server, retry_after, calls):
     head = f"HTTP/1.1 503 X\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

@@ -96,7 +96,11 @@ async def lab(
 async def add_endpoint(lab: Lab, url: str, **options: Any) -> tuple[dict[str, Any], str]:
     async with lab.resources.database.transaction() as session:
         return await webhooks.add_endpoint(
-            session, owner_id=OWNER, url=url, kinds=options.get("kinds", []), allow_plain_http=True
+            session,
+            owner_id=options.get("owner_id", OWNER),
+            url=url,
+            kinds=options.get("kinds", []),
+            allow_plain_http=True,
         )
 
 
@@ -214,7 +218,8 @@ async def test_a_receiver_that_keeps_failing_is_left_alone_for_a_while(
 ) -> None:
     told = declare(registry)
     await add_endpoint(lab, receiver.url)
-    receiver.answers = [(500, {})] * 20
+    other, _ = await add_endpoint(lab, receiver.url, owner_id=OWNER + 1)
+    receiver.answers = [(500, {})] * 5
     await lab.start_worker()
     for number in range(1, 8):
         await lab.client.enqueue_now(told, owner_id=OWNER)
@@ -223,6 +228,15 @@ async def test_a_receiver_that_keeps_failing_is_left_alone_for_a_while(
                 await asyncio.sleep(0.02)
     assert any("failed too often" in row.last_error for row in await rows_of(lab))
     assert len(receiver.requests) == 5
+    await lab.client.enqueue_now(told, owner_id=OWNER + 1)  # who has nothing to do with it
+    async with asyncio.timeout(30):
+        while not (
+            tried := [
+                row for row in await rows_of(lab) if str(row.endpoint_id) == str(other["id"]) and row.attempts
+            ]
+        ):
+            await asyncio.sleep(0.02)
+    assert tried[0].delivered_at is not None
 
 
 async def test_of_a_receiver_s_answer_only_status_and_pause_count(

@@ -72,7 +72,7 @@ class HttpClient:
         self._deadline_seconds = timeout_seconds or options.timeout_seconds
         self._max_retries = options.max_retries
         self._budget = RetryBudget(options.retry_budget_ratio)
-        self._breakers: dict[str, CircuitBreaker] = {}
+        self._breakers: dict[tuple[str, str], CircuitBreaker] = {}  # by host, and who chose it
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         tls = httpx.create_ssl_context()
         transport = httpx.AsyncHTTPTransport(verify=tls, retries=0, trust_env=False)
@@ -111,6 +111,7 @@ class HttpClient:
         is_repeatable: bool | None = None,
         max_bytes: int = MAX_ANSWER_BYTES,
         wants_body: bool = True,
+        on_behalf_of: str = "",
         headers: Mapping[str, str] | None = None,
         **content: Any,
     ) -> httpx.Response:
@@ -119,7 +120,8 @@ class HttpClient:
         is_repeatable: whether doing it twice does no harm; by default by its method. A POST with an
         idempotency key is; a body that comes from an iterator is sent once in any case. max_bytes: of the
         answer's body, unpacked. wants_body: False where status and headers are all that counts: then the body is
-        not read, and empty. content: `json`, `content`, `data` or `params`, as httpx takes them.
+        not read, and empty. on_behalf_of: who chose the service, where it is not we: the breaker of a host is theirs
+        alone, and what they have there closes it to nobody else. content: `json`, `content`, `data` or `params`, as httpx takes them.
         """
         sent_headers = dict(headers or {})
         traceparent = current_traceparent()
@@ -128,7 +130,7 @@ class HttpClient:
         may_repeat = method.upper() in _REPEATABLE_METHODS if is_repeatable is None else is_repeatable
         target = _target(url)
         name = f"{target.host}:{target.port or target.scheme}"
-        breaker = self._breaker(name)
+        breaker = self._breaker(name, on_behalf_of)
         try:
             request = self._client.build_request(method, target, headers=sent_headers, **content)
             may_repeat = may_repeat and isinstance(request.stream, httpx.ByteStream)  # its body is kept
@@ -220,12 +222,13 @@ class HttpClient:
         asked = response.headers.get("retry-after", "") if response is not None else ""
         return max(pause, float(asked)) if asked.isdecimal() else pause
 
-    def _breaker(self, name: str) -> CircuitBreaker:
-        found = self._breakers.get(name)
+    def _breaker(self, name: str, on_behalf_of: str) -> CircuitBreaker:
+        key = (name, on_behalf_of)
+        found = self._breakers.get(key)
         if found is None:
             if len(self._breakers) >= _MAX_BREAKERS:
                 self._breakers.pop(next(iter(self._breakers)))
-            found = self._breakers[name] = CircuitBreaker(name)
+            found = self._breakers[key] = CircuitBreaker(name)
         return found
 
 

@@ -219,6 +219,7 @@ async def deliver(ctx: JobContext, *, delivery_id: UUID) -> None:
             headers=headers,
             content=body,
             is_repeatable=False,
+            on_behalf_of=str(endpoint["id"]),
             wants_body=False,  # the receiver chooses its length, and many deliveries run at once
         )
         status = answer.status_code
