@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, computed_field
+from scalable_fastapi_system.application import create_app
 from scalable_fastapi_system.infra.cache import CacheManager, cache_response
 
 
@@ -74,6 +76,54 @@ async def test_endpoints_of_one_name_in_one_module_have_entries_of_their_own(
 
     for _ in range(2):
         assert [(await client.get(path)).json() for path in ("/first", "/second")] == ["first", "second"]
+
+
+@pytest.fixture
+async def whole(make_settings: Any) -> Any:
+    """An application with our middleware, two tables of one name, and a router whose tenant only a dependency reads."""
+    tenant: ContextVar[str] = ContextVar("tenant")
+    loads: list[Any] = []
+
+    async def note_tenant(name: Annotated[str, Path(alias="tenant")]) -> None:
+        tenant.set(name)
+
+    def add_to(router: APIRouter, guard: Any = None) -> None:
+        @router.get("/{number}", dependencies=[Depends(guard)] if guard else [])
+        @cache_response(ttl=60, is_per_user=False)
+        async def get_one(number: int) -> dict[str, Any]:
+            loads.append(number)
+            return {"number": number, "tenant": tenant.get("")}
+
+    app = create_app(make_settings(rate_limit={"enabled": False}))
+    books, songs, rented = APIRouter(), APIRouter(), APIRouter()
+    add_to(books)
+    add_to(songs)
+    add_to(rented, note_tenant)
+    app.include_router(books, prefix="/books")
+    app.include_router(songs, prefix="/songs")
+    app.include_router(rented, prefix="/of/{tenant}")
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client, loads
+
+
+async def test_one_call_is_one_entry_however_its_path_is_spelled(whole: Any) -> None:
+    """Else anybody gets past the cache, and fills it."""
+    client, loads = whole
+    for spelling in ("1", "01", "001", "+1", "%31"):
+        assert (await client.get(f"/books/{spelling}")).json() == {"number": 1, "tenant": ""}
+    assert loads == [1]
+    await client.get("/books/2")
+    await client.get("/songs/1")
+    assert loads == [1, 2, 1]
+
+
+async def test_what_only_a_dependency_takes_from_the_path_is_part_of_the_key(whole: Any) -> None:
+    client, loads = whole
+    for _ in range(2):
+        for name in ("ada", "bob"):
+            assert (await client.get(f"/of/{name}/7")).json() == {"number": 7, "tenant": name}
+    assert loads == [7, 7]
 
 
 async def test_functions_that_one_function_makes_have_entries_of_their_own(manager: CacheManager) -> None:

@@ -101,7 +101,7 @@ async def answer(
             shared.raw_headers[:] = [said for said in shared.raw_headers if said not in own]
         return kept
 
-    path = request.scope["path"]
+    path = _path_of(cached, call, request)
     key = cached.key(call, identity, path=path)
     entry = cache.fresh(key)
     if entry is None:
@@ -131,6 +131,21 @@ async def answer(
         made.status_code = beside.status_code or _OK
         made.raw_headers += beside.raw_headers
     return made
+
+
+def _path_of(cached: CachedFunction[Any, Any], call: Call, request: Request) -> str:
+    """The path that was asked for, without what the arguments tell: `/books/1` and `/books/01` are one entry.
+
+    As it came where nobody has looked for its template: outside of our middleware, and below a mount.
+    """
+    scope = request.scope
+    exchange = (scope.get("state") or {}).get("exchange")
+    if exchange is None or exchange.facts.endpoint is not scope.get("endpoint"):
+        return str(scope["path"])
+    untold = [
+        (name, value) for name, value in scope["path_params"].items() if not cached.has_value_of(name, call)
+    ]
+    return f"{scope.get('root_path', '')}{exchange.facts.template}{untold or ''}"
 
 
 async def _rendered(request: Request, route: APIRoute, result: Any) -> Response:

@@ -156,6 +156,13 @@ class CallKeys:
         bound.apply_defaults()
         return self._call(args, kwargs, bound.arguments)
 
+    def has_value_of(self, name: str, call: Call) -> bool:
+        """Whether the call's digest has the value of an argument of this name."""
+        if name in self._ignored or name not in call.arguments:
+            return False
+        kind = type(call.arguments[name])
+        return kind in _JSON_TYPES or kind in _PLAIN_TYPES or _kind_of(kind) == "value"
+
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], arguments: dict[str, Any]) -> Call:
         parts: list[Any] = []
         identity = request = None

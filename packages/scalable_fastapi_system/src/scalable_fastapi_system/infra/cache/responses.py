@@ -187,8 +187,12 @@ class CachedFunction(Generic[P, R]):
         """What the function itself answers."""
         return await self.function(*call.args, **call.kwargs)
 
+    def has_value_of(self, name: str, call: Call) -> bool:
+        """Whether the key has the value of an argument of this name."""
+        return self._keys.has_value_of(name, call)
+
     def key(self, call: Call, identity: str | None, *, path: str = "") -> str:
-        """Where the answer to this call by this caller is. path: of the endpoint that was asked for.
+        """Where the answer to this call by this caller is. path: of the endpoint that was asked for, in any form.
 
         Two endpoints may be of one name, as those are that a function makes for each of several tables.
         """
