@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -57,3 +58,19 @@ async def test_an_end_that_a_ping_finds_is_told_too(make_settings: Callable[...,
 
     assert [line["event"] for line in lines] == ["redis is away", "redis answers again"]
     assert not redis.is_away
+
+
+async def test_a_ping_does_not_end_the_pause_for_others(make_settings: Callable[..., Settings]) -> None:
+    redis = RedisConnections(make_settings(redis={"redis_url": "redis://127.0.0.1:1"}).redis)
+
+    async def never(_client: object) -> None:
+        raise AssertionError("this call was to be refused at once")
+
+    assert not await redis.ping()
+    assert redis.is_away
+    asked = asyncio.ensure_future(redis.ping())
+    await asyncio.sleep(0)
+    with pytest.raises(RedisAwayError):
+        await redis.call(never)
+    assert not await asked
+    await redis.stop()

@@ -157,3 +157,21 @@ def test_a_route_is_a_stream_where_it_declares_events(declared, is_stream):
     app = FastAPI()
     app.get("/one", **declared)(lambda: None)
     assert table_of(app).find("GET", "/one")[0].is_stream is is_stream
+
+
+def test_only_the_platform_s_own_paths_are_probes() -> None:
+    """A probe is not counted, not shed and answered for any host."""
+    app = FastAPI()
+    for path in (
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        "/health_records",
+        "/healthcare/{number}",
+        "/health/mine",
+    ):
+        app.get(path)(lambda: None)
+    table = RouteTable(app, body_limit_bytes=0, timeout_seconds=0.0)
+    probes = {facts.template for _, facts in table.prepare() if facts.is_probe}
+    assert probes == {"/health", "/health/live", "/health/ready", "/metrics"}

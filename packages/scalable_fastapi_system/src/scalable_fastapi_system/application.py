@@ -21,7 +21,7 @@ from scalable_fastapi_system.identity.dependencies import describe_api_keys
 from scalable_fastapi_system.identity.routes import routers as identity_routers
 from scalable_fastapi_system.identity.runtime import Identity
 from scalable_fastapi_system.infra.cache import set_default_cache
-from scalable_fastapi_system.infra.health import Readiness
+from scalable_fastapi_system.infra.health import Readiness, StoreHealth
 from scalable_fastapi_system.infra.metrics import MetricsManager
 from scalable_fastapi_system.infra.observation import ServiceObserver
 from scalable_fastapi_system.infra.resources import Resources
@@ -93,6 +93,7 @@ def create_app(settings: Settings | None = None, product: Product | None = None)
     app.state.end_streams = app.state.jobs.events.end  # for a server that leaves: the lifespan is told last
     app.state.rate_limits = limits
     app.state.readiness = Readiness(resources.database)
+    app.state.store_health = StoreHealth(resources.database, resources.cache)
     set_newest_resources(resources)
     set_default_cache(resources.cache)
     for router in _routers(resources.product):

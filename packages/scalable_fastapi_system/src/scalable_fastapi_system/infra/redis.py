@@ -87,6 +87,9 @@ class RedisConnections:
         """
         if self.is_away:
             raise RedisAwayError("Redis is away")
+        return await self._call(operation, timeout_seconds)
+
+    async def _call(self, operation: Callable[[Redis], Awaitable[T]], timeout_seconds: float | None) -> T:
         client = await self.client()
         from redis.exceptions import RedisError
 
@@ -114,12 +117,14 @@ class RedisConnections:
         )
 
     async def ping(self) -> bool:
-        """Whether Redis answers now, whatever happened a moment ago. False where none is configured."""
+        """Whether Redis answers now, whatever happened a moment ago. False where none is configured.
+
+        For everyone else the pause goes on meanwhile, and ends where it does.
+        """
         if not self.is_configured:
             return False
-        self._away_until = float("-inf")
         try:
-            await self.call(_ping)
+            await self._call(_ping, None)
         except RedisAwayError:
             return False
         return True

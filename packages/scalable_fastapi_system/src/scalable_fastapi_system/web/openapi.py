@@ -14,9 +14,9 @@ from starlette.routing import Route
 from scalable_fastapi_system.web.conditional import has_current, weak_tag
 from scalable_fastapi_system.web.openapi_links import describe_links
 from scalable_fastapi_system.web.problems import MEDIA_TYPE, Problem
+from scalable_fastapi_system.web.route_table import PROBES
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
-_PROBE_PATHS = ("/health", "/metrics")
 _MOST_ROOTS = 16
 # What any operation may answer, by the middleware: too many requests, a defect, a store away or a full process.
 _ALWAYS = {
@@ -108,7 +108,7 @@ def _describe_failures(schema: dict[str, Any]) -> None:
     schemas.pop("ValidationError", None)
     for path, operations in schema.get("paths", {}).items():
         for operation in operations.values():
-            if path.startswith(_PROBE_PATHS):
+            if path in PROBES:
                 continue
             responses = operation.setdefault("responses", {})
             for status, description in _possible(operation).items():

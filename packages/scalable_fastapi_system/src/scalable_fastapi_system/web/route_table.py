@@ -27,6 +27,9 @@ from scalable_fastapi_system.web.limits import (
 )
 
 EVENTS = "text/event-stream"
+PROBES = frozenset(
+    {"/health", "/health/live", "/health/ready", "/metrics"}
+)  # and no product's /health_records
 _UNSET: Any = object()
 # When it was registered, what it fits, and its methods and facts.
 _Template = tuple[int, re.Pattern[str], frozenset[str], "RouteFacts"]
@@ -81,7 +84,7 @@ class RouteFacts:
         self.convertors: dict[str, Any] = {}
         self.is_stream = False  # of events, as the route declares
         # Probes and scrapes are answered however full the process is.
-        self.is_probe = template.startswith("/health") or template == "/metrics"
+        self.is_probe = template in PROBES
 
 
 class RouteTable:
