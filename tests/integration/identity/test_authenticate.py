@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from scalable_fastapi_system.identity.api_key_format import new_key
 from scalable_fastapi_system.identity.authenticate import Authenticator
 from scalable_fastapi_system.identity.principal import Principal
 from scalable_fastapi_system.infra.database.observe import StatementCount, counted
@@ -213,6 +214,31 @@ async def test_memory_is_bounded_and_forgets_what_was_used_longest_ago(api: Api)
     assert sum(len(raws) for raws in watch.authenticator._by_user.values()) == 3
     statements = [(await watch.authenticate(bearer(account)))[1] for account in reversed(accounts[3:])]
     assert statements == [0, 0, 0]
+
+
+async def test_what_has_the_form_of_a_key_is_told_until_it_is_known(api: Api) -> None:
+    account = await api.account("ada")
+    made = await account.call("POST", "/api-keys", json={"name": "k", "scopes": ["*"]})
+    key = made.json()["data"]["key"].encode()
+    watch = Watch(api)
+    for sent in ((None, key), (b"Bearer " + key, None), (b"bearer  " + key, None)):
+        assert watch.identify(*sent) == {"may_be_key": True}
+    assert watch.identify(None, key[:-1]) == {}
+    await watch.authenticate(b"Bearer " + key)
+    assert "may_be_key" not in watch.identify(b"Bearer " + key)
+    with pytest.raises(AuthenticationException):
+        await watch.authenticator.authenticate(None, new_key().encode())
+
+
+async def test_a_key_that_many_requests_bring_for_the_first_time_is_noted_once(api: Api) -> None:
+    account = await api.account("ada")
+    made = await account.call("POST", "/api-keys", json={"name": "k", "scopes": ["*"]})
+    header = b"Bearer " + made.json()["data"]["key"].encode()
+    watch = Watch(api)
+    found = await asyncio.gather(*(watch.authenticate(header) for _ in range(8)))
+    assert sum(statements for _, statements in found) < 2 * 8
+    keys = (await account.call("GET", "/api-keys")).json()["data"]
+    assert keys[0]["last_used_at"] is not None
 
 
 @pytest.mark.parametrize("is_key", [False, True])

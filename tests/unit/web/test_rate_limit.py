@@ -59,6 +59,8 @@ def named(scope: Scope, *_: Any) -> None:
             kind, role, key = value.decode().split(",")
             if kind == "known":
                 scope["state"]["rate_key"] = key
+            elif kind == "unproven":
+                scope["state"]["may_be_key"] = True
             else:
                 scope["state"]["principal"] = SimpleNamespace(kind=kind, role=role, key=key, id=1)
 
@@ -107,6 +109,23 @@ async def admitted(client: httpx.AsyncClient, path: str = "/others", **options: 
     answers = [await client.request("GET", path, **options) for _ in range(10)]
     assert {answer.status_code for answer in answers} <= {200, 404, 429}
     return sum(answer.status_code != 429 for answer in answers)
+
+
+async def test_what_may_be_a_key_is_counted_by_its_address_apart_from_those_who_send_none(
+    make_app: Any, make_settings: MakeSettings
+) -> None:
+    """A stranger at its address must not keep a good key from being looked up, and inventing keys gets nobody far."""
+    app = make_app(make_settings(rate_limit=LOW))
+    keys = [{"x-test-caller": f"unproven,,{number}"} for number in range(10)]
+    async with client_of(app) as client, client_of(app, "203.0.113.10") as neighbour:
+        assert await admitted(client) == 3
+        answers = [(await client.get("/others", headers=key)).status_code for key in keys]
+        assert answers == [200] * 3 + [429] * 7
+        assert await admitted(neighbour, headers=keys[0]) == 3
+        logins = [
+            (await client.post("/auth/login", headers=key)).status_code for key in (keys[0], {}, keys[1])
+        ]
+        assert logins == [200, 200, 429]
 
 
 async def test_the_answer_tells_of_the_quota(make_app: Any, make_settings: MakeSettings) -> None:

@@ -7,7 +7,9 @@ for a credential seen before. It leaves in `scope["state"]`
   - `principal`: the caller, when their standing was read from the database less than
     `security.revocation_delay_seconds` ago;
   - `rate_key`: `user:<id>` or `api_key:<id>`, whenever the credential itself is good, also where the standing has to be
-    read again. A credential that is not known, not good, or was refused, leaves nothing: count it by its address.
+    read again. A credential that is not known, not good, or was refused, leaves nothing: count it by its address;
+  - `may_be_key`: True for what has the form of an API key that this process has not looked up. Anybody can write one,
+    so it is counted by its address too, and apart from those who send none: they must not keep a good key from being known.
 `await authenticate(authorization, api_key)` gives the principal or raises AuthenticationException (401), or
 ServiceUnavailableException where the database is needed and away. Both share one memory.
 
@@ -105,6 +107,7 @@ class Authenticator:
         self._known: dict[bytes, _Known] = {}
         self._by_user: dict[int, set[bytes]] = {}
         self._changes = 0
+        self._noting: set[UUID] = set()
         self._lock = threading.Lock()
 
     # -- without I/O --------------------------------------------------------------------------------------
@@ -120,6 +123,8 @@ class Authenticator:
         if known is None:
             known = self._recognise(raw) if raw is authorization else None
             if known is None:
+                if _may_be_key(raw, is_bearer=raw is authorization):
+                    scope["state"]["may_be_key"] = True
                 return
         now = self._monotonic()
         if now >= known.expires_at or known.rate_key is None:
@@ -283,14 +288,17 @@ class Authenticator:
     async def _note_use(self, row: ApiKey, *, present_hash: str, now: datetime) -> None:
         last = row.last_used_at
         is_recent = last is not None and (now - last).total_seconds() < _NOTE_USE_EVERY_SECONDS
-        if is_recent and row.key_hash == present_hash:
+        if (is_recent and row.key_hash == present_hash) or row.id in self._noting:
             return
+        self._noting.add(row.id)  # many requests may bring a key for the first time
         try:
             async with self._database.transaction() as session:
                 await api_keys.note_use(session, row.id, key_hash=present_hash, now=now)
         except ServiceUnavailableException:
             # The key was read and is good: what could not be written is when it was last used.
             _log.warning("the use of an API key could not be noted", api_key_id=str(row.id))
+        finally:
+            self._noting.discard(row.id)
 
     def _remember(self, raw: bytes, known: _Known, user_id: int | None) -> None:
         with self._lock:
@@ -311,6 +319,15 @@ class Authenticator:
             others.discard(raw)
             if not others:
                 del self._by_user[user_id]
+
+
+def _may_be_key(raw: bytes, *, is_bearer: bool) -> bool:
+    try:
+        return api_key_format.is_well_formed(
+            _text(_canonical(raw).removeprefix(_SCHEME) if is_bearer else raw)
+        )
+    except AuthenticationException:
+        return False
 
 
 def _principal_of_key(row: ApiKey, user: User) -> Principal:

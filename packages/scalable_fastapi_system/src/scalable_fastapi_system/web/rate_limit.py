@@ -89,6 +89,8 @@ class RateLimits:
         policy = self._policy_of_route(scope["method"], facts) or self.policies.of_class(name)
         if name == ANONYMOUS or policy.is_by_address:
             identity = rate_identity(client_address(scope, self._trust))
+            if not policy.is_by_address and state.get("may_be_key"):
+                identity = f"key {identity}"
         return policy, identity
 
     def _policy_of_route(self, method: str, facts: RouteFacts) -> Policy | None:
