@@ -343,6 +343,19 @@ async def test_provider_cannot_be_added_after_the_sign_in_that_began_it_has_ende
         assert (await add_provider(other)).status_code == 200
 
 
+async def test_providers_that_could_not_be_added_leave_the_user_to_be_told_of_the_one_that_was(
+    api: Api, provider: Provider
+) -> None:
+    assert (await sign_in(api)).status_code == 200
+    account = await api.account("ada")
+    for _ in range(3):
+        assert (await add_provider(account)).status_code == 409, "it is another's"
+    provider.control(user={**USER, "sub": "subject-2"})
+    assert (await add_provider(account)).status_code == 200
+    (notice,) = await api.statements("SELECT * FROM jobs")
+    assert "identity_added" in str(dict(notice))
+
+
 async def test_removed_provider_ends_the_other_sign_ins_through_providers(api: Api) -> None:
     account = await api.account("ada")
     thief = Account(api, "", (await add_provider(account)).json()["data"])

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from email.message import EmailMessage
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from scalable_fastapi_system.identity.models import ExternalIdentity
@@ -121,6 +122,21 @@ async def test_who_makes_keys_one_after_another_fills_no_mailbox(api: Api, mail:
     await arrived(mail, 3)
     await asyncio.sleep(0.5)
     assert len(mail.messages) == 3
+
+
+async def test_keys_that_could_not_be_made_leave_the_user_to_be_told_of_the_one_that_was(
+    api: Api, mail: MailServer
+) -> None:
+    """Else a thief lets three fail and adds one that nobody hears of."""
+    account = await api.account("ada")
+    for _ in range(3):
+        assert (await account.call("POST", f"/api-keys/{uuid4()}/rotate")).status_code == 404
+        refused = await account.call("POST", "/api-keys", json={"name": "k", "scopes": ["admin:users"]})
+        assert refused.status_code == 403
+    made = await account.call("POST", "/api-keys", json={"name": "k", "scopes": ["*"]})
+    assert made.status_code == 201
+    (letter,) = await arrived(mail, 1)
+    assert letter["Subject"] == "An API key was added to your account"
 
 
 async def test_answer_is_the_same_whether_there_is_such_a_user(api: Api, mail: MailServer) -> None:

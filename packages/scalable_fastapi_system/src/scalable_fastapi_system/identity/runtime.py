@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from scalable_fastapi_system.identity.api_key_format import KeyHasher
 from scalable_fastapi_system.identity.authenticate import Authenticator
 from scalable_fastapi_system.identity.changes import ChangeFeed
+from scalable_fastapi_system.identity.jobs import Notice, notify
 from scalable_fastapi_system.identity.oidc import OIDCClients
 from scalable_fastapi_system.identity.security import SecurityManager
 from scalable_fastapi_system.identity.throttle import LocalAttempts, SharedAttempts, SignInThrottle
@@ -50,12 +51,16 @@ class Identity:
         await self.changes.stop()
         self.security.passwords.close()
 
-    async def may_notify(self, user_id: int) -> bool:
-        """Whether one more notice may go to this user of what can be done as often as one likes.
+    async def notify_of_addition(
+        self, session: AsyncSession, kind: Notice, *, user_id: int, to: str, username: str
+    ) -> None:
+        """Has a notice sent, once the transaction is committed, of what can be added as often as one likes.
 
-        The address may be a stranger's. Three at once, then one every ten minutes.
+        The address may be a stranger's: three at once, then one every ten minutes. To be called when the addition has
+        succeeded: else whoever lets some fail adds the next one without a notice.
         """
-        return await self.throttle.admit_message(f"\0notice {user_id}")  # no address holds a zero byte
+        if await self.throttle.admit_message(f"\0notice {user_id}"):  # no address holds a zero byte
+            await notify(session, self.settings, kind, to=to, username=username)
 
     def user_changed(self, session: AsyncSession, user_id: int) -> None:
         """Makes everyone read this user again, once the transaction is committed."""

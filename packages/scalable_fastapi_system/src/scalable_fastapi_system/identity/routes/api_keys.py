@@ -7,12 +7,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from scalable_fastapi_system.identity.dependencies import App, RequestClient, requires
-from scalable_fastapi_system.identity.jobs import notify
 from scalable_fastapi_system.identity.models import ApiKey
 from scalable_fastapi_system.identity.principal import ACCOUNT_MANAGE, Principal
 from scalable_fastapi_system.identity.repository import api_keys as rows
+from scalable_fastapi_system.identity.runtime import Identity
 from scalable_fastapi_system.identity.schemas_api_keys import (
     ApiKeyCreate,
     ApiKeyOut,
@@ -47,7 +48,6 @@ async def create_key(
 ) -> Response:
     """Makes a key. The answer is the only time that it is shown."""
     lifetime = None if body.expires_in_days is None else timedelta(days=body.expires_in_days)
-    is_told = await identity.may_notify(principal.id)
     async with identity.database.transaction() as session:
         row, text = await api_keys.create(
             session,
@@ -59,10 +59,7 @@ async def create_key(
             client=client,
             now=identity.clock.now(),
         )
-        if is_told:
-            await notify(
-                session, identity.settings, "api_key_added", to=principal.email, username=principal.username
-            )
+        await _notify(identity, session, principal)
     return _new_key(request, row, text)
 
 
@@ -100,7 +97,6 @@ async def rotate_key(
 ) -> Response:
     """Makes a key in the place of another; both are good until the overlap is over."""
     overlap = timedelta(seconds=(body or ApiKeyRotate()).overlap_seconds)
-    is_told = await identity.may_notify(principal.id)
     async with identity.database.transaction() as session:
         row, text = await api_keys.rotate(
             session,
@@ -111,10 +107,7 @@ async def rotate_key(
             client=client,
             now=identity.clock.now(),
         )
-        if is_told:
-            await notify(
-                session, identity.settings, "api_key_added", to=principal.email, username=principal.username
-            )
+        await _notify(identity, session, principal)
         identity.user_changed(session, principal.id)
     return _new_key(request, row, text)
 
@@ -130,6 +123,12 @@ async def revoke_key(
         )
         identity.user_changed(session, principal.id)
     return respond(request, None, "Key revoked")
+
+
+async def _notify(identity: Identity, session: AsyncSession, principal: Principal) -> None:
+    await identity.notify_of_addition(
+        session, "api_key_added", user_id=principal.id, to=principal.email, username=principal.username
+    )
 
 
 def _new_key(request: Request, row: ApiKey, text: str) -> Response:

@@ -11,7 +11,6 @@ from starlette.responses import RedirectResponse
 
 from scalable_fastapi_system.identity.answers import TokenAnswer
 from scalable_fastapi_system.identity.dependencies import App, RequestClient, requires
-from scalable_fastapi_system.identity.jobs import notify
 from scalable_fastapi_system.identity.oidc import STATE_LIFETIME
 from scalable_fastapi_system.identity.principal import ACCOUNT_MANAGE, Principal
 from scalable_fastapi_system.identity.repository import external as rows
@@ -95,15 +94,10 @@ async def finish(
     if error is not None or not code or cookie is None:
         raise AuthenticationException("The provider did not confirm this sign-in")
     proven = await chosen.finish(cookie=cookie, state=state, code=code, issuer=iss)
-    is_told = proven.link is not None and await identity.may_notify(proven.link.user_id)
     now = identity.clock.now()
     async with identity.database.transaction() as session:
         if proven.link is not None:
             user = await external.link(session, link=proven.link, proven=proven, client=client, now=now)
-            if is_told:
-                await notify(
-                    session, identity.settings, "identity_added", to=user.email, username=user.username
-                )
         else:
             user = await external.user_of(
                 session,
@@ -116,6 +110,14 @@ async def finish(
         opened = await sessions.open_session(
             session, user=user, method="oidc", client=client, now=now, lifetime=identity.sign_in_lifetime
         )
+        if proven.link is not None:
+            await identity.notify_of_addition(
+                session,
+                "identity_added",
+                user_id=proven.link.user_id,
+                to=user.email,
+                username=user.username,
+            )
     data = sessions.issue(identity.security, user=user, sign_in=opened, now=now).model_dump()
     response = respond(request, data, "Signed in", headers={"cache-control": "no-store"}, **data)
     response.delete_cookie(STATE_COOKIE, path=_COOKIE_PATH)
