@@ -133,6 +133,18 @@ async def test_address_is_changed_three_times_at_once_taken_ones_included(api: A
     assert (await other.call("PUT", "/users/me", json={"email": "y@example.com"})).status_code == 200
 
 
+async def test_address_that_the_caller_has_already_is_no_change_of_it(api: Api) -> None:
+    account = await api.account("ada")
+    for _ in range(4):
+        response = await account.call("PUT", "/users/me", json={"email": "Ada@example.com"})
+        assert response.status_code == 200
+    for number in range(3):
+        changed = await account.call("PUT", "/users/me", json={"email": f"new{number}@example.com"})
+        assert changed.status_code == 200
+    assert (await account.call("PUT", "/users/me", json={"email": "new3@example.com"})).status_code == 429
+    assert (await account.call("PUT", "/users/me", json={"email": "new2@example.com"})).status_code == 200
+
+
 async def test_address_is_not_changed_in_a_sign_in_that_has_ended_elsewhere(
     identity_settings: Callable[..., Settings],
 ) -> None:

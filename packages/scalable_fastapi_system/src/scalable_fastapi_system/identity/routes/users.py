@@ -60,14 +60,23 @@ async def update_me(
     if not principal.allows((ACCOUNT_MANAGE,)):
         # Reset links go there: whoever sets the address sets the password.
         raise AuthorizationException(f"The address needs the scope {ACCOUNT_MANAGE}, which no API key has")
-    # Each change sends a notice to the former address, which may be a stranger's; a refused one tells that it is taken.
-    if not await identity.throttle.admit_message(f"\0email {principal.id}"):  # no address holds a zero byte
-        raise RateLimitExceededException(
-            "The address was changed too often; try again in ten minutes", headers={"Retry-After": "600"}
-        )
+
+    async def admit() -> None:
+        # Each change sends a notice to the former address, which may be a stranger's; a refused one tells that it is taken.
+        budget = f"\0email {principal.id}"  # no address holds a zero byte
+        if not await identity.throttle.admit_message(budget):
+            raise RateLimitExceededException(
+                "The address was changed too often; try again in ten minutes", headers={"Retry-After": "600"}
+            )
+
     async with identity.database.transaction() as session:
         user, former = await accounts.change_email(
-            session, principal=principal, email=body.email, client=client, now=identity.clock.now()
+            session,
+            principal=principal,
+            email=body.email,
+            admit=admit,
+            client=client,
+            now=identity.clock.now(),
         )
         identity.user_changed(session, principal.id)
         if former is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from uuid import UUID
 
@@ -74,9 +75,17 @@ async def lock_signed_in(
 
 
 async def change_email(
-    session: AsyncSession, *, principal: Principal, email: str, client: Client, now: datetime
+    session: AsyncSession,
+    *,
+    principal: Principal,
+    email: str,
+    admit: Callable[[], Awaitable[None]],
+    client: Client,
+    now: datetime,
 ) -> tuple[User, str | None]:
     """Sets the caller's address; the user, and the former address where it was another.
+
+    admit: awaited where it is another, before it shows whether that one is taken; raises where it may not be changed.
 
     Raises AlreadyRegisteredException where it is taken, AuthenticationException where the caller's sign-in has ended. What
     the caller had is read here: what is remembered of them may be a moment old.
@@ -87,6 +96,7 @@ async def change_email(
     former = user.email
     if former == email:
         return user, None
+    await admit()
     try:
         await users.set_email(session, principal.id, email, now)
     except IntegrityError as error:
