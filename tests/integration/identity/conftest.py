@@ -33,6 +33,11 @@ class Account:
     async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         return await self.api.client.request(method, path, headers=self.headers, **options)
 
+    async def without_session(self) -> None:
+        """Puts a token that belongs to no session, as a product may make it, in the place of the access token."""
+        claims = {"sub": self.username, "user_id": (await self.call("GET", "/users/me")).json()["id"]}
+        self.tokens["access_token"] = self.api.identity.security.create_access_token(claims)
+
     async def refresh(self, token: str | None = None) -> httpx.Response:
         body = {"refresh_token": token or self.tokens["refresh_token"]}
         return await self.api.client.post("/auth/refresh", json=body)

@@ -145,12 +145,15 @@ async def test_address_that_the_caller_has_already_is_no_change_of_it(api: Api) 
     assert (await account.call("PUT", "/users/me", json={"email": "new2@example.com"})).status_code == 200
 
 
+@pytest.mark.parametrize("has_session", [True, False])
 async def test_address_is_not_changed_in_a_sign_in_that_has_ended_elsewhere(
-    identity_settings: Callable[..., Settings],
+    identity_settings: Callable[..., Settings], has_session: bool
 ) -> None:
     """Another process remembers the caller for the revocation delay; with the address goes the account."""
     async with start_api(identity_settings()) as one, start_api(identity_settings()) as two:
         account = await one.account("ada")
+        if not has_session:
+            await account.without_session()
         elsewhere = Account(two, "ada", account.tokens)
         assert (await elsewhere.call("GET", "/users/me")).status_code == 200
         assert (await account.call("POST", "/auth/logout")).status_code == 200
@@ -159,6 +162,17 @@ async def test_address_is_not_changed_in_a_sign_in_that_has_ended_elsewhere(
         assert (await elsewhere.call("PUT", "/users/me", json=body)).status_code == 401
         (row,) = await one.statements("SELECT email FROM users")
         assert row["email"] == "ada@example.com"
+
+
+async def test_token_without_a_session_that_was_made_since_the_others_ended_is_good(api: Api) -> None:
+    account = await api.account("ada")
+    await account.without_session()
+    assert (await account.call("POST", "/auth/logout")).status_code == 200
+    assert (await account.call("PUT", "/users/me", json={"email": "x@example.com"})).status_code == 401
+    await asyncio.sleep(1.1)  # a token tells the second in which it was made
+    account = await api.again("ada")
+    await account.without_session()
+    assert (await account.call("PUT", "/users/me", json={"email": "x@example.com"})).status_code == 200
 
 
 async def test_changes_of_the_address_are_limited_like_sign_ins(

@@ -278,12 +278,15 @@ async def test_number_of_keys_is_limited_also_where_they_are_made_at_once(
     assert sorted(response.status_code for response in responses) == [201, 201, 409, 409, 409, 409]
 
 
+@pytest.mark.parametrize("has_session", [True, False])
 async def test_no_key_is_made_in_a_sign_in_that_has_ended_elsewhere(
-    identity_settings: Callable[..., Any],
+    identity_settings: Callable[..., Any], has_session: bool
 ) -> None:
     """Another process remembers the caller for the revocation delay; a key would outlast it."""
     async with start_api(identity_settings()) as one, start_api(identity_settings()) as two:
         account = await one.account()
+        if not has_session:
+            await account.without_session()
         made = await make_key(account)
         elsewhere = Account(two, "ada", account.tokens)
         assert (await elsewhere.call("GET", "/users/me")).status_code == 200

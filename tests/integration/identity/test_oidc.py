@@ -330,8 +330,7 @@ async def test_provider_cannot_be_added_after_the_sign_in_that_began_it_has_ende
 ) -> None:
     account = await api.account("ada")
     if not has_session:
-        claims = {"sub": "ada", "user_id": (await account.call("GET", "/users/me")).json()["id"]}
-        account.tokens["access_token"] = api.identity.security.create_access_token(claims)
+        await account.without_session()
     begun = await account.call("POST", "/auth/oidc/corp/link")
     assert begun.status_code == 200, begun.text
     back = await at_the_provider(begun.json()["data"]["authorization_url"])
@@ -341,6 +340,24 @@ async def test_provider_cannot_be_added_after_the_sign_in_that_began_it_has_ende
     if has_session:
         other = await api.again("ada", "a password that is new")
         assert (await add_provider(other)).status_code == 200
+
+
+@pytest.mark.parametrize("has_session", [True, False])
+async def test_provider_is_not_added_in_a_sign_in_that_has_ended_elsewhere(
+    identity_settings: Callable[..., Any], provider: Provider, has_session: bool
+) -> None:
+    """Another process remembers the caller for the revocation delay, and begins it."""
+    settings = with_provider(identity_settings, provider)
+    async with start_api(settings) as one, start_api(settings) as two:
+        account = await one.account("ada")
+        if not has_session:
+            await account.without_session()
+        elsewhere = Account(two, "ada", account.tokens)
+        assert (await elsewhere.call("GET", "/users/me")).status_code == 200
+        assert (await account.call("POST", "/auth/logout")).status_code == 200
+        await asyncio.sleep(1.1)  # a token tells the second in which it was made
+        assert (await add_provider(elsewhere)).status_code == 401
+        assert await one.statements("SELECT id FROM external_identities") == []
 
 
 async def test_providers_that_could_not_be_added_leave_the_user_to_be_told_of_the_one_that_was(

@@ -24,7 +24,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, MutableMapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -255,6 +255,7 @@ class Authenticator:
             kind="user",
             scopes=known.scopes,
             session_id=known.session_id,
+            issued_at=datetime.fromtimestamp(known.issued_at, UTC),
         )
 
     async def _id_of_named(self, known: _Known) -> int:

@@ -55,11 +55,11 @@ class Beginning:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """To whose account an identity shall be added, and when and in which of their sign-ins that was begun."""
+    """To whose account an identity shall be added, and in which of their sign-ins, by a token of when, that was begun."""
 
     user_id: int
     session_id: UUID | None
-    begun_at: datetime
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +107,13 @@ class OIDCClient:
             code_challenge=create_s256_code_challenge(verifier),
             code_challenge_method="S256",
         )
-        claims = {"sub": self._name, "state": state, "nonce": nonce, "verifier": verifier}
+        claims: dict[str, Any] = {"sub": self._name, "state": state, "nonce": nonce, "verifier": verifier}
         if link_to is not None:
             claims["link"] = str(link_to.id)
             if link_to.session_id is not None:
                 claims["sid"] = str(link_to.session_id)
+            if link_to.issued_at is not None:
+                claims["since"] = link_to.issued_at.timestamp()
         cookie = self._tokens.issue(TokenType.OIDC_STATE, claims, lifetime=STATE_LIFETIME)
         return Beginning(str(url), cookie)
 
@@ -289,7 +291,8 @@ def _link_of(begun: dict[str, Any]) -> Link | None:
     return Link(
         user_id=int(begun["link"]),
         session_id=UUID(begun["sid"]) if "sid" in begun else None,
-        begun_at=datetime.fromtimestamp(begun["iat"], UTC),
+        # A cookie of the version before tells when it was made itself.
+        since=datetime.fromtimestamp(begun.get("since", begun["iat"]), UTC),
     )
 
 

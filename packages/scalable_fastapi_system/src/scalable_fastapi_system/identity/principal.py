@@ -86,6 +86,8 @@ class Principal:
     # None: everything that the role allows
     scopes: frozenset[str] | None = None
     session_id: UUID | None = None
+    # When the token was made; None for an API key.
+    issued_at: datetime | None = None
     api_key_id: UUID | None = None
     # What a rate limit counts by and the audit log names: `user:7` or `api_key:<id>`.
     key: str = field(default="", compare=False)

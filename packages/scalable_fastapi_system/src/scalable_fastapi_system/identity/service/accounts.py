@@ -55,9 +55,11 @@ async def register(
 
 
 async def lock_signed_in(
-    session: AsyncSession, *, user_id: int, session_id: UUID | None, since: datetime, now: datetime
+    session: AsyncSession, *, user_id: int, session_id: UUID | None, since: datetime | None, now: datetime
 ) -> User:
     """The user, held until the transaction ends.
+
+    since: when the caller's token was made.
 
     Raises AuthenticationException where the sign-in has ended, or for a token without one, where those from `since` have:
     the caller was let in by what is remembered of them, and what is added to an account now would outlive the end.
@@ -68,7 +70,8 @@ async def lock_signed_in(
     if session_id is not None:
         goes_on = await sessions.get_live(session, session_id, user_id=user_id, now=now) is not None
     else:
-        goes_on = user.tokens_valid_after is None or since > user.tokens_valid_after
+        valid_after = user.tokens_valid_after
+        goes_on = valid_after is None or (since is not None and since > valid_after)
     if not goes_on:
         raise AuthenticationException("This sign-in has ended")
     return user
@@ -91,7 +94,7 @@ async def change_email(
     the caller had is read here: what is remembered of them may be a moment old.
     """
     user = await lock_signed_in(
-        session, user_id=principal.id, session_id=principal.session_id, since=now, now=now
+        session, user_id=principal.id, session_id=principal.session_id, since=principal.issued_at, now=now
     )
     former = user.email
     if former == email:

@@ -73,7 +73,9 @@ async def create(
 
 async def _lock_owner(session: AsyncSession, principal: Principal, now: datetime) -> None:
     # Of several at once, each counts what the one before has made.
-    await lock_signed_in(session, user_id=principal.id, session_id=principal.session_id, since=now, now=now)
+    await lock_signed_in(
+        session, user_id=principal.id, session_id=principal.session_id, since=principal.issued_at, now=now
+    )
 
 
 async def rotate(

@@ -77,7 +77,7 @@ async def link(
     """
     user_id = link.user_id
     user = await accounts.lock_signed_in(
-        session, user_id=user_id, session_id=link.session_id, since=link.begun_at, now=now
+        session, user_id=user_id, session_id=link.session_id, since=link.since, now=now
     )
     owner = await external.find_user(session, proven.issuer, proven.subject)
     if owner is None:
