@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
@@ -75,6 +77,49 @@ async def test_link_in_the_message_sets_a_password_once_and_ends_every_sign_in(
     again = await reset(api, token, "yet another password")
     assert again.status_code == 400
     assert again.json()["error_code"] == "RESET_LINK_INVALID"
+
+
+async def test_links_in_messages_lead_to_pages_that_hold_nothing_but_what_their_policy_names(
+    api: Api, mail: MailServer
+) -> None:
+    account = await api.account("ada")
+    await forgot(api, "ada@example.com")
+    await arrived(mail, 1)
+    await account.call("POST", "/api-keys", json={"name": "k", "scopes": ["*"]})
+    links = [re.search(r"https://app.example.com(\S+)", one.get_content()) for one in await arrived(mail, 2)]
+    paths = [link[1].partition("#")[0] for link in links if link is not None]
+    assert sorted(paths) == ["/auth/password/forgot", "/auth/password/reset"]
+    for path in paths:
+        page = await api.client.get(path)
+        assert page.status_code == 200
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert page.headers["cache-control"] == "no-store"
+        assert page.headers["x-robots-tag"] == "noindex"
+        assert page.headers["referrer-policy"] == "no-referrer"
+        policy = dict(
+            part.strip().partition(" ")[::2] for part in page.headers["content-security-policy"].split(";")
+        )
+        assert (policy["default-src"], policy["connect-src"], policy["frame-ancestors"]) == (
+            "'none'",
+            "'self'",
+            "'none'",
+        )
+        for name in ("script", "style"):
+            (text,) = re.findall(f"<{name}>(.*?)</{name}>", page.text, re.DOTALL)
+            digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+            assert policy[f"{name}-src"] == f"'sha256-{digest}'"
+        assert re.findall(r"\s(?:src|style|on\w+)=", page.text) == []
+        assert "{" not in re.sub(r"<(script|style)>.*?</\1>", "", page.text, flags=re.DOTALL)
+        assert (await api.client.head(path)).status_code == 200
+        refused = await api.client.put(path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, POST")
+        assert set((await api.client.get("/openapi.json")).json()["paths"][path]) == {"post"}
+
+
+async def test_page_shows_the_title_as_text(identity_settings: Callable[..., Any]) -> None:
+    async with start_api(identity_settings(api={"title": "Ada & <b>Co</b>"})) as api:
+        page = (await api.client.get("/auth/password/reset")).text
+    assert "<title>New password - Ada &amp; &lt;b&gt;Co&lt;/b&gt;</title>" in page
 
 
 async def test_reset_ends_api_keys_and_removes_providers_and_the_user_is_told(

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import httpx
-import pytest
 
 from hack.dev.ports import HOST
+from tests.support.browser import OFFLINE, find_browser
 from tests.support.service_processes import API, ServiceProcess
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-OFFLINE = (
-    "--headless",
-    "--no-sandbox",  # root has no other way; the only page that it opens is ours
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {HOST}",
-)
 DRAW_MILLISECONDS = 60_000  # of the page's own clock, which does not wait where nothing is left to do
 
 
 def test_a_browser_draws_every_operation_and_refuses_nothing(tmp_path: Path) -> None:
-    browser = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if browser is None:
-        pytest.skip("no Chromium here (hack/ci/debian-packages installs it)")
+    browser = find_browser()
     service = ServiceProcess("api", API, tmp_path, {})
     service.start()
     try:

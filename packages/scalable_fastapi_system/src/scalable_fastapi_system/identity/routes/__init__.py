@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from scalable_fastapi_system.identity.routes import admin, api_keys, auth, oidc, recovery, users, well_known
+from scalable_fastapi_system.identity.routes import (
+    admin,
+    api_keys,
+    auth,
+    oidc,
+    recovery,
+    recovery_pages,
+    users,
+    well_known,
+)
 
 
 def routers() -> list[APIRouter]:
@@ -12,6 +21,7 @@ def routers() -> list[APIRouter]:
     return [
         auth.router,
         recovery.router,
+        recovery_pages.router,
         users.router,
         oidc.router,
         api_keys.router,

@@ -474,7 +474,8 @@ class MailSettings(_Section):
     sender: str = Field("no-reply@localhost", description="From address.")
     public_url: str = Field(
         "http://localhost:8000",
-        description="Where people reach this service; links in messages and sign-in redirects begin with it.",
+        description="Where people reach this service, or a front end that has pages of its own at the paths of the links "
+        "(docs/security.md, Messages); links in messages and sign-in redirects begin with it.",
     )
     timeout_seconds: float = Field(15.0, gt=0, description="Deadline of one delivery.")
 
