@@ -25,13 +25,22 @@ REGISTRIES = [
 def test_no_file_names_the_host_of_a_package_registry() -> None:
     """Pins are by hash and take their place from the machine's own settings, so that any mirror will do."""
     pattern = [argument for host in REGISTRIES for argument in ("-e", host)]
-    found = subprocess.run(
-        ["git", "grep", "--fixed-strings", "--files-with-matches", "-I", *pattern],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if found.returncode > 1:
-        pytest.skip(f"git does not read this checkout: {found.stderr.strip()}")
+    found = git("grep", "--fixed-strings", "--files-with-matches", "-I", *pattern)
     assert (found.returncode, found.stdout) == (1, ""), found.stdout
+
+
+@pytest.mark.parametrize("name", [".env", "compose/.env", "compose/tls/tls.key", "compose.override.yaml"])
+def test_what_the_pages_have_people_write_is_not_committed(name: str) -> None:
+    assert git("check-ignore", "--no-index", name).stdout.strip() == name
+
+
+def test_no_file_that_is_committed_is_ignored() -> None:
+    assert git("ls-files", "--cached", "--ignored", "--exclude-standard").stdout == ""
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What git says of this checkout; the test is skipped where it reads none."""
+    done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode > 1:
+        pytest.skip(f"git does not read this checkout: {done.stderr.strip()}")
+    return done
