@@ -20,7 +20,8 @@ except ConfigurationError as error:
     sys.exit(4)
 
 bind = f"{settings.api.host}:{settings.api.port}"
-workers = int(os.environ.get("WEB_CONCURRENCY", settings.api.workers))
+# The setting alone, and not gunicorn's WEB_CONCURRENCY: the chart counts connections by it.
+workers = settings.api.workers
 worker_class = "services.api.uvicorn_worker.ServiceWorker"
 keepalive = settings.api.keep_alive_seconds
 graceful_timeout = int(settings.api.shutdown_grace_seconds) + 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -25,3 +26,17 @@ def test_gunicorns_own_process_does_without_the_framework_and_the_worker_gets_th
         [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_the_setting_alone_says_how_many_processes_there_are() -> None:
+    """The chart's connection budget counts by it: a variable that a platform sets for gunicorn must not go past that."""
+    program = "from gunicorn.app.wsgiapp import WSGIApplication; print(WSGIApplication().cfg.workers)"
+    result = subprocess.run(
+        [sys.executable, "-c", program, "-c", "services/api/gunicorn.conf.py", "services.api.main:app"],
+        cwd=REPOSITORY,
+        env={**os.environ, "WEB_CONCURRENCY": "7", "API__WORKERS": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout.split() == ["2"], result.stderr
