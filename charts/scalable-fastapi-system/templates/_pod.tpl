@@ -100,8 +100,14 @@ httpGet: {path: {{ .path }}, port: {{ .port }}}
 
 {{/* Hashes that renew the pods of API and worker when what they read at start changes. */}}
 {{- define "sfs.checksums" -}}
-checksum/config: {{ include "sfs.config" . | sha256sum }}
-checksum/secrets: {{ include "sfs.resolvedSecrets" . | sha256sum }}
+checksum/config: {{ include "sfs.config" . | sha256sum | quote }}
+checksum/secrets: {{ include "sfs.resolvedSecrets" . | sha256sum | quote }}
+{{- end -}}
+
+{{/* Annotations of the pods of API and worker; ours win, as with the labels. (list $ "api" .Values.api.podAnnotations) */}}
+{{- define "sfs.podAnnotations" -}}
+{{- $own := dict "kubectl.kubernetes.io/default-container" (index . 1) -}}
+{{- merge (dict) $own (include "sfs.checksums" (index . 0) | fromYaml) (index . 2) | toYaml -}}
 {{- end -}}
 
 {{/* Whether the schema has to be brought again and again: the database goes with its pod. */}}

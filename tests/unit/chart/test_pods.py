@@ -149,6 +149,16 @@ def test_no_label_of_a_pod_of_a_store_changes_with_the_application():
         assert not VERSION_LABELS & set(render().pod("StatefulSet", name)["metadata"]["labels"])
 
 
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_an_annotation_that_a_pod_has_already_is_not_given_twice_and_not_taken_over(name):
+    fixed = {"secrets.secretKey": "k" * 40, "postgres.auth.password": "p", "redis.auth.password": "r"}
+    ours = render("default", fixed).pod("Deployment", f"-{name}")["metadata"]["annotations"]
+    assert set(ours) == {"kubectl.kubernetes.io/default-container", "checksum/config", "checksum/secrets"}
+    theirs = {**dict.fromkeys(ours, "mine"), "example.com/scrape": "true"}
+    pod = render("default", {**fixed, f"{name}.podAnnotations": theirs}).pod("Deployment", f"-{name}")
+    assert pod["metadata"]["annotations"] == {**ours, "example.com/scrape": "true"}
+
+
 @pytest.mark.parametrize(("name", "port"), [("api", "http"), ("worker", "health")])
 def test_probes_ask_the_health_paths(name, port):
     spec = container(render().pod("Deployment", f"-{name}"), name)
