@@ -50,6 +50,23 @@
 {{- $problems = append $problems "redis.mode is external: set redis.external.url or redis.external.existingSecret.name, or have REDIS__REDIS_URL in secrets.existingSecret" -}}
 {{- end -}}
 
+{{- /* Every pod has a disk of its own, and a root that is read-only: a folder for all is in a volume. */ -}}
+{{- if hasPrefix "file:" .Values.storage.url -}}
+{{- $url := urlParse .Values.storage.url -}}
+{{- $folder := clean $url.path -}}
+{{- if or $url.host (has $folder (list "." "/")) -}}
+{{- $problems = append $problems (printf "storage.url: %s is not of the form file:///folder" .Values.storage.url) -}}
+{{- else -}}
+{{- $without := list -}}
+{{- range $where, $component := $components -}}
+{{- if not (include "sfs.sharesFolder" (list $component $folder)) }}{{ $without = append $without (printf "%s.extraVolumeMounts" $where) }}{{ end -}}
+{{- end -}}
+{{- with $without -}}
+{{- $problems = append $problems (printf "storage.url: %s has to be in a volume that the pods share (a claim that is ReadWriteMany), mounted at %s or above; there is none in %s" $.Values.storage.url $folder (join ", " .)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- range $name, $component := $components -}}
 {{- $scaling := $component.autoscaling -}}
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
@@ -86,9 +103,31 @@
 {{- if and $scraped .Values.networkPolicy.enabled .Values.networkPolicy.api.from (not .Values.networkPolicy.metrics.from) -}}
 {{- $problems = append $problems "networkPolicy.api.from: it shuts out Prometheus, which has to scrape the API; say in networkPolicy.metrics.from where that runs" -}}
 {{- end -}}
+{{- $outside := list -}}
+{{- if eq .Values.postgres.mode "external" }}{{ $outside = append $outside "Postgres" }}{{ end -}}
+{{- if eq .Values.redis.mode "external" }}{{ $outside = append $outside "Redis" }}{{ end -}}
+{{- if and $outside .Values.networkPolicy.enabled .Values.networkPolicy.egress.enabled (not .Values.networkPolicy.egress.to) -}}
+{{- $problems = append $problems (printf "networkPolicy.egress: it shuts the pods off from the external %s; say in networkPolicy.egress.to where to find them" (join " and " $outside)) -}}
+{{- end -}}
 
 {{- $problems = concat $problems (include "sfs.connectionProblems" . | fromYamlArray) -}}
 {{- with $problems }}{{ fail (printf "\n\nThe values do not work together:\n- %s\n" (join "\n- " .)) }}{{ end -}}
+{{- end -}}
+
+{{/* Whether a folder is in a volume that other pods can have, too: of the mounts above it, the nearest holds. (list .Values.api "/data") */}}
+{{- define "sfs.sharesFolder" -}}
+{{- $component := index . 0 -}}
+{{- $folder := printf "%s/" (index . 1) -}}
+{{- $own := list "tmp" -}}
+{{- range $component.extraVolumes -}}
+{{- if or (hasKey . "emptyDir") (hasKey . "ephemeral") }}{{ $own = append $own .name }}{{ end -}}
+{{- end -}}
+{{- $nearest := dict "name" "tmp" "path" "/" -}}
+{{- range $component.extraVolumeMounts -}}
+{{- $path := printf "%s/" (clean (.mountPath | default "")) -}}
+{{- if and (hasPrefix $path $folder) (gt (len $path) (len $nearest.path)) }}{{ $nearest = dict "name" .name "path" $path }}{{ end -}}
+{{- end -}}
+{{- if not (has $nearest.name $own) }}yes{{ end -}}
 {{- end -}}
 
 {{/*

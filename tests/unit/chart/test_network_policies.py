@@ -85,6 +85,24 @@ def test_calls_of_the_pods_are_free_unless_told_otherwise():
     assert rules[2] == {"ports": [{"port": 443, "protocol": "TCP"}]}
 
 
+@pytest.mark.parametrize(
+    ("values", "stores"),
+    [
+        ({}, "Postgres and Redis"),
+        ({"redis.mode": "embedded"}, "Postgres"),
+        ({"postgres.mode": "embedded"}, "Redis"),
+    ],
+)
+def test_calls_are_not_restricted_without_where_the_external_stores_are(values, stores):
+    restricted = {"networkPolicy.egress.enabled": True, **values}
+    with pytest.raises(RenderError, match=rf"external {stores}; say in networkPolicy\.egress\.to"):
+        render("external", restricted)
+    some = [{"ports": [{"port": 5432, "protocol": "TCP"}]}]
+    assert render("external", {**restricted, "networkPolicy.egress.to": some}).objects
+    assert render("external", {**restricted, "networkPolicy.enabled": False}).objects
+    assert render("default", {"networkPolicy.egress.enabled": True}).objects
+
+
 def test_keda_reaches_the_database_that_it_asks():
     peers = policy("-postgres", "everything")["ingress"][0]["from"]
     assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}} in peers
