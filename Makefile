@@ -155,7 +155,7 @@ e2e: $(SETUP) ## Run the end-to-end tests as a client of a cluster, made for the
 	@$(BIN)/python hack/cluster e2e $(if $(ARGS),-- $(ARGS))
 
 .PHONY: compose
-compose: ## Start everything with Docker Compose, behind nginx with TLS (HTTPS_PORT=443)
+compose: ## Start everything with Docker Compose, behind nginx with TLS (ports: compose/.env)
 	@compose/init
 	docker compose --env-file compose/.env up --build --detach --wait
 	@echo "The API answers at https://localhost:$$(docker compose --env-file compose/.env port nginx 8443 | sed 's/.*://') (docs/compose.md)"

@@ -13,6 +13,7 @@ from scalable_fastapi_system.infra.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 OURS = ("migrate", "api", "worker")
+SECRETS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "SECRET_KEY"}
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +76,12 @@ def test_nobody_but_a_registry_of_choice_is_asked_for_our_images(compose: dict[s
     assert all("build" in services[name] for name in ("api", "worker"))
 
 
-def test_every_secret_is_asked_for_and_none_is_written_down(compose: dict[str, Any]) -> None:
+def test_every_secret_is_asked_for_and_none_is_written_down(init: Path) -> None:
     text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     asked = set(re.findall(r"\$\{(\w+):\?", text))
-    assert asked == {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "SECRET_KEY"}
-    made = (ROOT / "compose" / "init").read_text(encoding="utf-8")
-    assert asked == set(re.findall(r"^(\w+)=\$\(openssl rand", made, re.MULTILINE))
+    assert asked == SECRETS
+    run(init)
+    assert set(names(init)) == asked
 
 
 def test_only_the_apis_network_may_tell_a_clients_address(compose: dict[str, Any]) -> None:
@@ -98,14 +99,50 @@ def test_a_stop_is_longer_than_what_the_service_takes_to_drain(compose: dict[str
     assert worker > settings.jobs.drain_seconds + 5
 
 
-def test_secrets_are_made_once_and_for_the_owner_alone(tmp_path: Path) -> None:
+@pytest.fixture
+def init(tmp_path: Path) -> Path:
+    """compose/init in a folder of its own."""
     script = tmp_path / "init"
     script.write_bytes((ROOT / "compose" / "init").read_bytes())
     script.chmod(0o755)
-    subprocess.run([script, "api.example.com"], check=True, capture_output=True)
-    first = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    return script
+
+
+def run(script: Path, *arguments: str) -> str:
+    return subprocess.run([script, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def names(init: Path) -> list[str]:
+    return re.findall(r"^(\w+)=", (init.parent / ".env").read_text(), re.MULTILINE)
+
+
+def test_secrets_are_made_once_and_for_the_owner_alone(init: Path) -> None:
+    run(init, "api.example.com")
+    first = {path: path.read_bytes() for path in sorted(init.parent.rglob("*")) if path.is_file()}
     assert {path.name for path in first} == {"init", ".env", "tls.crt", "tls.key"}
     assert {path.stat().st_mode & 0o077 for path in first if path.name != "init"} == {0}
-    again = subprocess.run([script], check=True, capture_output=True, text=True)
-    assert "kept" in again.stdout
+    assert "compose/.env is there and kept" in run(init)
     assert {path: path.read_bytes() for path in first} == first
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_file_that_holds_only_ports_is_given_the_secrets(init: Path, end: str) -> None:
+    file = init.parent / ".env"
+    file.write_text(f"HTTP_PORT=8080\nHTTPS_PORT=8443{end}")
+    file.chmod(0o644)
+    told = run(init)
+    assert all(name in told for name in SECRETS)
+    assert file.read_text().startswith("HTTP_PORT=8080\nHTTPS_PORT=8443\n")
+    assert set(names(init)) == {"HTTP_PORT", "HTTPS_PORT"} | SECRETS
+    assert file.stat().st_mode & 0o077 == 0
+    assert "compose/.env is there and kept" in run(init)
+
+
+def test_only_what_is_lacking_is_added(init: Path) -> None:
+    file = init.parent / ".env"
+    there = "export SECRET_KEY = '#of ours'\nREDIS_PASSWORD=\n# POSTGRES_PASSWORD=of-another-time\n"
+    file.write_text(there)
+    assert "lacked POSTGRES_PASSWORD REDIS_PASSWORD: added" in run(init)
+    added = file.read_text().removeprefix(there)
+    assert re.findall(r"^(\w+)=[0-9a-f]{48}$", added, re.MULTILINE) == ["POSTGRES_PASSWORD", "REDIS_PASSWORD"]
+    assert "SECRET_KEY" not in added
