@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
@@ -36,6 +37,22 @@ def test_what_the_pages_have_people_write_is_not_committed(name: str) -> None:
 
 def test_no_file_that_is_committed_is_ignored() -> None:
     assert git("ls-files", "--cached", "--ignored", "--exclude-standard").stdout == ""
+
+
+# Bash 4 and later have these; macOS comes with 3.2.
+NEWER_BASH = re.compile(
+    r"\b(mapfile|readarray|coproc)\b|\b(declare|local|typeset) -\w*[Agn]|\$\{\w+(\[@\])?[,^@]|&>>|\|&"
+)
+NOT_ON_MACOS = (".ci/", "hack/ci/", "hack/hostkube/")
+
+
+def test_scripts_that_people_run_need_no_newer_bash_than_macos_has() -> None:
+    scripts = git("grep", "--files-with-matches", "-I", "-E", "^#!.*bash|^SHELL := bash").stdout.split()
+    assert {"Makefile", "compose/init", "compose/upgrade", "hack/dev/setup"} <= set(scripts)
+    for name in scripts:
+        if not name.startswith(NOT_ON_MACOS):
+            code = re.sub(r"(^|\s)#.*", "", (REPOSITORY / name).read_text(encoding="utf-8"))
+            assert not (found := NEWER_BASH.search(code)), f"{name}: {found[0]}"
 
 
 def git(*arguments: str) -> subprocess.CompletedProcess[str]:
