@@ -42,6 +42,20 @@ def test_every_setting_in_it_exists(compose: dict[str, Any]) -> None:
     assert {"DATABASE__DATABASE_URL", "REDIS__REDIS_URL", "SECURITY__SECRET_KEY"} <= used
 
 
+def test_every_variable_that_it_reads_is_in_the_page() -> None:
+    text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "compose.md").read_text(encoding="utf-8")
+    read = set(re.findall(r"(?<!\$)\$\{(\w+)", text))
+    told = {
+        name for row in page.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)`", row)
+    }
+    assert read - told == set()
+
+
+def test_no_variable_of_a_shell_makes_it_anything_but_production(compose: dict[str, Any]) -> None:
+    assert {compose["services"][name]["environment"]["ENVIRONMENT"] for name in OURS} == {"production"}
+
+
 def test_what_it_builds_and_mounts_is_there(compose: dict[str, Any]) -> None:
     for service in ("api", "worker"):
         assert (ROOT / compose["services"][service]["build"]["dockerfile"]).is_file()
