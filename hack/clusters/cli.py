@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hack.clusters.programs import program
+from hack.clusters.programs import program, require
 from hack.clusters.providers import PROVIDERS, Provider, choose
 from hack.clusters.release import Release
 from hack.tools.common import REPOSITORY, ToolError, run, say, step
@@ -58,6 +58,7 @@ def load(provider: Provider) -> list[str]:
 
 
 def install(provider: Provider, namespace: str, values: Sequence[Path]) -> Release:
+    require("helm", "kubectl")
     settings = load(provider)
     release = Release(provider.kubeconfig, namespace)
     release.create_namespace()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hack.clusters.images import Images
-from hack.clusters.programs import answers, program
+from hack.clusters.programs import answers, program, require
 from hack.hostkube.addons import ADD_ONS
 from hack.hostkube.config import CONTAINERD_SOCKET, KUBECONFIG
 from hack.hostkube.images import POSTGRES_IMAGE, PYTHON_IMAGE, REDIS_IMAGE
@@ -99,6 +99,8 @@ class Kind:
     values = REPOSITORY / "k8s" / "kind" / "values.yaml"
 
     def up(self) -> None:
+        # helm, too, which only an installation needs: it is what nearly always follows
+        require("docker", "kind", "kubectl", "helm")
         self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
         with step("start the registry"):
             run([REPOSITORY / "k8s" / "kind" / "registry", "up"])
@@ -119,7 +121,9 @@ class Kind:
                 ]
             )
         with step("connect the registry, start metrics-server"):
-            run([REPOSITORY / "k8s" / "kind" / "registry", "connect", KIND_NAME])
+            # which asks kind for its nodes, and that may be in the cache folder alone
+            path = os.pathsep.join([str(Path(program("kind")).parent), os.environ.get("PATH", "")])
+            run([REPOSITORY / "k8s" / "kind" / "registry", "connect", KIND_NAME], env={"PATH": path})
             kubectl = [program("kubectl"), "--kubeconfig", str(self.kubeconfig)]
             run([*kubectl, "apply", "-f", str(REPOSITORY / "k8s" / "kind" / "manifests")])
             run(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from hack.clusters import images, providers
+from hack.clusters import images, programs, providers
 from hack.clusters.cli import E2E_VALUES, parser
 from hack.clusters.providers import Hostkube, Kind, choose
 from hack.tools.common import REPOSITORY, ToolError
@@ -91,6 +92,69 @@ def test_elsewhere_it_is_said_what_is_missing(machine, place):
     with pytest.raises(ToolError, match="no Docker engine answers") as caught:
         choose("auto")
     assert "root on Linux" in caught.value.hint
+
+
+STAND_IN = """#!/bin/sh
+echo "$(basename "$0") $*" >>"$FOLDER/calls"
+case "$(basename "$0") $*" in
+"kind get nodes "*) echo node-1 ;;
+"docker inspect "*) echo null ;;
+esac
+"""
+
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch):
+    """A PATH with nothing of the machine's but sh's company, and programs that only note what they are asked for."""
+    system = tmp_path / "system"
+    system.mkdir()
+    for name in ("sh", "bash", "env", "basename", "dirname", "sed"):
+        (system / name).symlink_to(shutil.which(name))
+    monkeypatch.setenv("FOLDER", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'path'}:{system}")
+    monkeypatch.setattr(programs, "binaries", lambda: tmp_path / "none")
+    monkeypatch.setattr(Kind, "kubeconfig", tmp_path / "kubeconfig")
+    programs.program.cache_clear()
+
+    def put(folder, *names):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / name).write_text(STAND_IN)
+            (folder / name).chmod(0o755)
+
+    yield put
+    programs.program.cache_clear()
+
+
+def calls(folder):
+    return (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
+
+
+@pytest.mark.parametrize("there", [("docker",), ("docker", "kind", "kubectl"), ("kind", "kubectl", "helm")])
+def test_nothing_is_started_where_a_program_is_missing_and_cannot_be_had(
+    stand_ins, tmp_path, monkeypatch, there
+):
+    def installer(command, **_more):
+        raise ToolError(f"`go` is not on PATH: {command[1:]}")
+
+    monkeypatch.setattr(programs, "run", installer)
+    stand_ins(tmp_path / "path", *there)
+    missing = [name for name in ("docker", "kind", "kubectl", "helm") if name not in there]
+    with pytest.raises(ToolError) as caught:
+        Kind().up()
+    assert all(name in str(caught.value) for name in missing)
+    assert calls(tmp_path) == []
+
+
+def test_a_kind_that_is_in_the_cache_folder_alone_tells_the_nodes_to_the_registry(stand_ins, tmp_path):
+    stand_ins(tmp_path / "path", "docker")
+    stand_ins(tmp_path / "cache" / "scalable-fastapi-system" / "tools" / "bin", "kind", "kubectl", "helm")
+    Kind().up()
+    told = calls(tmp_path)
+    assert told.index("kind get nodes --name scalable-fastapi-system") < told.index(
+        "docker exec node-1 mkdir -p /etc/containerd/certs.d/localhost:5001"
+    )
 
 
 @pytest.mark.parametrize("provider", [Kind, Hostkube])
