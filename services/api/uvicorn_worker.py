@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio.lowlevel
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped] # its package has no types
+from scalable_fastapi_system.infra.error_tracking import stop_error_tracking
 from scalable_fastapi_system.infra.settings import load_settings
 from scalable_fastapi_system.web.acceptor import MOST_AT_ONCE, Acceptor
 from scalable_fastapi_system.web.file_table import grow_file_table
@@ -61,6 +62,8 @@ class AcceptingServer(Server):
         if end_streams is not None:  # None: another application than `create_app` makes
             end_streams()
         await super().shutdown(sockets)
+        # Here, after the last request: uvicorn ends the process by the signal that it got, without what Python does at its end.
+        stop_error_tracking()
 
 
 class ServiceWorker(UvicornWorker):  # type: ignore[misc] # its package has no types

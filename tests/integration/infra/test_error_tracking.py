@@ -1,8 +1,11 @@
 """A defect reaches the tracker with its request id and without secrets; without a DSN nothing is sent."""
 
+import contextlib
 import gzip
 import http.server
 import json
+import subprocess
+import sys
 import threading
 import time
 
@@ -15,20 +18,27 @@ from scalable_fastapi_system.infra.error_tracking import (
     stop_error_tracking,
 )
 
+from hack.dev.layout import REPOSITORY
+from tests.support.service_processes import ServiceProcess
+
 CANARY = "canary-51cd"
 
 
 class Tracker(http.server.BaseHTTPRequestHandler):
     received = []
+    seconds = 0.0  # that an answer takes
+    is_over = threading.Event()
 
     def do_POST(self):
+        self.is_over.wait(self.seconds)
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
         self.received.append(body.decode())
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"{}")
+        with contextlib.suppress(ConnectionError):  # of who has not waited
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
 
     def log_message(self, *_):
         pass
@@ -36,11 +46,13 @@ class Tracker(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def tracker():
-    Tracker.received = []
+    Tracker.received, Tracker.seconds = [], 0.0
+    Tracker.is_over.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tracker) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://public@127.0.0.1:{server.server_port}/1"
+        Tracker.is_over.set()
         server.shutdown()
         thread.join()
 
@@ -93,3 +105,57 @@ def test_an_answer_of_ours_is_not_a_defect(make_settings, tracker):
 
 def test_without_a_dsn_reporting_does_nothing():
     report_error(RuntimeError("x"), request_id="r")
+
+
+BROKEN = """
+from services.api.main import app
+
+@app.get("/broken")
+async def broken():
+    raise RuntimeError("broken")
+"""
+ENDING = """
+import sys
+from scalable_fastapi_system.infra.error_tracking import configure_error_tracking, report_error
+from scalable_fastapi_system.infra.settings import load_settings
+
+configure_error_tracking(load_settings(), component="worker")
+report_error(RuntimeError("first"))
+report_error(RuntimeError("last"))
+"""
+
+
+def reported():
+    return [json.loads(envelope.splitlines()[2])["exception"]["values"][-1] for envelope in Tracker.received]
+
+
+def test_what_is_queued_when_a_process_ends_is_sent(tracker):
+    Tracker.seconds = 0.3  # the second waits behind the first
+    subprocess.run(
+        [sys.executable, "-c", ENDING], env={"ERROR_TRACKING__DSN": tracker}, cwd=REPOSITORY, check=True
+    )
+    assert [error["value"] for error in reported()] == ["first", "last"]
+
+
+def test_what_is_queued_when_the_api_is_told_to_end_is_sent(tracker, tmp_path):
+    """Its processes end by the signal: what Python does at its end is not done."""
+    (tmp_path / "broken_api.py").write_text(BROKEN)
+    command = ("-m", "gunicorn", "-c", "services/api/gunicorn.conf.py", "--pythonpath", str(tmp_path))
+    api = ServiceProcess("api", (*command, "broken_api:app"), tmp_path, {"ERROR_TRACKING__DSN": tracker})
+    try:
+        api.start(until="/health/live")
+        Tracker.seconds = 0.3
+        assert [api.status("/broken"), api.status("/broken")] == [500, 500]
+        api.child.stop(grace_seconds=30)
+    finally:
+        api.kill()
+    assert len(reported()) == 2
+
+
+def test_a_tracker_that_is_away_does_not_keep_a_process(tracker):
+    Tracker.seconds = 20.0
+    began = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-c", ENDING], env={"ERROR_TRACKING__DSN": tracker}, cwd=REPOSITORY, check=True
+    )
+    assert time.monotonic() - began < 15

@@ -1,11 +1,13 @@
 """Errors sent to Sentry, or to anything that speaks its protocol. Off without a DSN; then nothing is imported.
 
 Only what is handed to `report_error` is sent, with the request or job id and without headers, bodies, local
-variables or anything that looks like a secret. A tracker that is away costs nothing but the reports.
+variables or anything that looks like a secret. A tracker that is away costs nothing but the reports, and at the end of
+the process the two seconds that it is given for what is left.
 """
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 from scalable_fastapi_system.infra.logging import Redactor, secrets_of
@@ -46,6 +48,8 @@ def configure_error_tracking(settings: Settings, *, component: str) -> None:
     )
     sentry_sdk.set_tag("component", component)
     _is_on = True
+    # What ends a process is reported last. Sentry's own hook is one of its integrations, none of which is loaded.
+    atexit.register(stop_error_tracking)
 
 
 def report_error(error: BaseException, **tags: Any) -> None:
@@ -62,7 +66,7 @@ def report_error(error: BaseException, **tags: Any) -> None:
 
 
 def stop_error_tracking(*, timeout_seconds: float = 2.0) -> None:
-    """Sends what is left, at most for this long."""
+    """Sends what is left, at most for this long. Called at the interpreter's end, and by who ends it in another way."""
     global _is_on  # noqa: PLW0603 - see above
     if _is_on:
         import sentry_sdk
