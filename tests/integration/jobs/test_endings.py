@@ -8,6 +8,10 @@ import time
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+from scalable_fastapi_system.infra.settings.models import TracingSettings
+from scalable_fastapi_system.infra.tracing import configure_tracing, stop_tracing
 from scalable_fastapi_system.jobs import (
     Backoff,
     FailJobError,
@@ -141,3 +145,40 @@ async def test_a_long_error_stays_within_its_limit_whatever_its_letters(
     ended = await any_lab.ended(handle.id)
     assert len(json.dumps(ended.error, ensure_ascii=False).encode()) <= 8 * 1024
     assert "100000 characters" in ended.error["message"]
+
+
+async def test_the_span_of_an_attempt_that_failed_is_an_error_with_the_type_and_without_the_message(
+    lab: Lab, registry: JobRegistry
+) -> None:
+    exporter = InMemorySpanExporter()
+    traced = lab.settings.model_copy(update={"tracing": TracingSettings(enabled=True, sample_ratio=1.0)})
+    configure_tracing(traced, component="test", exporter=exporter)
+
+    @job("mixed", registry=registry, max_attempts=2, backoff=Backoff(0.01, 0.01))
+    async def mixed(ctx: JobContext, *, fails: bool) -> None:
+        if fails:
+            raise ValueError("of someone@example.com")
+
+    try:
+        await lab.start_worker()
+        for fails in (True, False):
+            handle = await lab.client.enqueue_now(mixed, fails=fails)
+            await lab.ended(handle.id, timeout_seconds=5)
+    finally:
+        stop_tracing()
+    spans = [span for span in exporter.get_finished_spans() if span.name == "job mixed"]
+    seen = [
+        (
+            (span.attributes or {})["job.outcome"],
+            span.status.status_code,
+            span.status.description,
+            (span.attributes or {}).get("error.type"),
+        )
+        for span in spans
+    ]
+    assert seen == [
+        ("retried", StatusCode.ERROR, "ValueError", "ValueError"),
+        ("failed", StatusCode.ERROR, "ValueError", "ValueError"),
+        ("succeeded", StatusCode.UNSET, None, None),
+    ]
+    assert not any("someone@example.com" in span.to_json() for span in spans)

@@ -76,7 +76,7 @@ def job_span(kind: str, *, traceparent: str | None, job_id: str, attempt: int) -
     if _provider is None:
         yield None
         return
-    from opentelemetry.trace import SpanKind, Status, StatusCode
+    from opentelemetry.trace import SpanKind
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     parent = TraceContextTextMapPropagator().extract({"traceparent": traceparent}) if traceparent else None
@@ -93,8 +93,16 @@ def job_span(kind: str, *, traceparent: str | None, job_id: str, attempt: int) -
         try:
             yield span
         except Exception as error:
-            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            mark_failed(span, type(error).__name__)
             raise
+
+
+def mark_failed(span: Any, error_type: str) -> None:
+    """Has the span shown as failed, by an error of this type: its message may hold what a client sent."""
+    from opentelemetry.trace import Status, StatusCode
+
+    span.set_attribute("error.type", error_type)
+    span.set_status(Status(StatusCode.ERROR, error_type))
 
 
 def current_trace_id() -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from scalable_fastapi_system.infra.error_tracking import report_error
-from scalable_fastapi_system.infra.tracing import current_trace_id, job_span
+from scalable_fastapi_system.infra.tracing import current_trace_id, job_span, mark_failed
 from scalable_fastapi_system.jobs import metrics
 from scalable_fastapi_system.jobs.context import JobContext, SyncJobContext
 from scalable_fastapi_system.jobs.errors import FailJobError, JobLostError, RetryJobError, SnoozeJobError
@@ -31,6 +31,8 @@ _log = structlog.get_logger("jobs")
 # For so long after its enqueue a job whose arguments do not fit waits for a worker of another version; then it fails.
 ROLLOUT_SECONDS = 600.0
 _FIRST_PAUSE_SECONDS = 0.5
+# An attempt that is tried again has failed, too: its span is of the attempt, not of the job.
+_ERRORS = frozenset({Outcome.FAILED, Outcome.RETRIED})
 
 
 class _TimedOutError(Exception):
@@ -52,6 +54,8 @@ async def execute(engine: Engine, run: Running) -> Ending | None:
         ending = await _attempt(engine, run)
         if span is not None and ending is not None:
             span.set_attribute("job.outcome", ending.outcome.value)
+            if ending.outcome in _ERRORS:
+                mark_failed(span, (_summary(ending.error) or {}).get("type") or "error")
     seconds = time.perf_counter() - started
     outcome = Outcome.SUCCEEDED if run.is_finished else ending.outcome if ending is not None else None
     metrics.observe_end(claim.kind, outcome.value if outcome is not None else "lost", seconds)
@@ -218,7 +222,7 @@ def _log_end(run: Running, ending: Ending | None, outcome: Outcome | None, secon
     duration_ms = round(seconds * 1000, 2)
     if outcome is None:
         _log.warning("job lost", duration_ms=duration_ms)
-    elif outcome in {Outcome.FAILED, Outcome.RETRIED}:
+    elif outcome in _ERRORS:
         error = ending.error if ending is not None else None
         _log.warning(f"job {outcome.value}", duration_ms=duration_ms, error=_summary(error))
     else:
