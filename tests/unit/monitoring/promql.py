@@ -123,9 +123,9 @@ def check_rules(rule_groups: list[dict[str, Any]], folder: Path) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def judge(tests: list[dict[str, Any]], folder: Path) -> None:
+def judge(tests: list[dict[str, Any]], folder: Path, values: dict[str, Any] | None = None) -> None:
     """Has promtool run these tests of the chart's rules; fails with what it says."""
-    (folder / "rules.yaml").write_text(_rule_file())
+    (folder / "rules.yaml").write_text(_rule_file() if values is None else _as_file(values))
     (folder / "tests.yaml").write_text(
         yaml.safe_dump({"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests})
     )
@@ -141,4 +141,8 @@ def judge(tests: list[dict[str, Any]], folder: Path) -> None:
 
 @cache
 def _rule_file() -> str:
-    return yaml.safe_dump({"groups": groups()}, sort_keys=False)
+    return _as_file()
+
+
+def _as_file(values: dict[str, Any] | None = None) -> str:
+    return yaml.safe_dump({"groups": groups(values)}, sort_keys=False)

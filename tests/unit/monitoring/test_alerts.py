@@ -9,6 +9,7 @@ import pytest
 from tests.unit.chart.helm import render
 from tests.unit.chart.test_values import schema_at
 from tests.unit.monitoring.faults import (
+    API,
     COUNTERS,
     ERRORS,
     FAILED,
@@ -17,6 +18,7 @@ from tests.unit.monitoring.faults import (
     QUARANTINED,
     QUICK,
     SOON,
+    WORKER_UP,
     case,
     healthy,
     line,
@@ -262,12 +264,70 @@ def test_every_recorded_series_is_used_by_an_alert_or_a_dashboard():
     assert used == recorded
 
 
-def test_where_workers_may_be_scaled_to_none_a_missing_one_is_a_fault_only_while_jobs_come_in():
-    keda: dict[str, Any] = {"worker.autoscaling": {"type": "keda", "minReplicas": 0}}
-    (expr,) = [rule["expr"] for rule in rules(keda) if rule.get("alert") == "WorkerDown"]
-    assert "jobs_enqueued_total" in expr
-    (expr,) = [rule["expr"] for rule in rules() if rule.get("alert") == "WorkerDown"]
-    assert "jobs_enqueued_total" not in expr
+TO_NONE: dict[str, Any] = {"worker.autoscaling": {"type": "keda", "minReplicas": 0}}
+DUE, PLANNED = (
+    f'jobs_enqueued_total{{{API},kind="orders.ship",queue="default",due="{due}"}}' for due in ("now", "later")
+)
+NO_WORKER = "_x400"
+
+
+@pytest.mark.parametrize(
+    ("worker", "due", "first", "last"),
+    [
+        # Its first job of all, whose counter the API has shown before: until there is a worker.
+        pytest.param("_x300 1x100", "0x20 1x380", 26, 299, id="the first job"),
+        # The worker went when all was done, and has not come back for what came in just after.
+        pytest.param("1x20 stale _x279 1x100", "0x10 5x9 6x380", 30, 300, id="a job behind the last"),
+        # A worker that cannot be scraped is none.
+        pytest.param("0x300 1x100", "0x20 1x380", 26, 300, id="a worker that is not ready"),
+        pytest.param("1x20 stale _x379", "0x12 5x388", None, None, id="all done before it went"),
+        pytest.param("_x24 1x20 stale _x355", "0x20 1x380", None, None, id="a worker that soon comes"),
+        pytest.param(NO_WORKER, "7x400", None, None, id="no jobs"),
+    ],
+)
+def test_where_workers_may_be_scaled_to_none_a_missing_one_is_a_fault_while_jobs_wait_for_it(
+    tmp_path, worker, due, first, last
+):
+    firing = 'ALERTS{alertname="WorkerDown",alertstate="firing"}'
+    labels = f'{{alertname="WorkerDown",alertstate="firing",namespace="{NAMESPACE}",release="{RELEASE}",severity="critical",team="platform"}}'
+    series = {WORKER_UP: worker, DUE: due, PLANNED: "0x50 1x350"}
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": as_input(series),
+            "promql_expr_test": [
+                {
+                    "expr": f"count_over_time({firing}[400m])",
+                    "eval_time": "399m",
+                    "exp_samples": [{"labels": labels, "value": last - first + 1}] if first else [],
+                },
+                *(
+                    {"expr": firing, "eval_time": f"{minute}m", "exp_samples": samples}
+                    for minute, samples in (
+                        [
+                            (first - 1, []),
+                            (first, [{"labels": "ALERTS" + labels, "value": 1}]),
+                            (last, [{"labels": "ALERTS" + labels, "value": 1}]),
+                            (last + 1, []),
+                        ]
+                        if first
+                        else []
+                    )
+                ),
+            ],
+        }
+    ]
+    judge(tests, tmp_path, TO_NONE)
+
+
+def test_the_rules_for_workers_that_may_be_scaled_to_none_are_sound_and_stay_within_their_release(tmp_path):
+    assert check_rules(groups(TO_NONE), tmp_path) == ""
+    (expr,) = [rule["expr"] for rule in rules(TO_NONE) if rule.get("alert") == "WorkerDown"]
+    assert all(f'namespace="{NAMESPACE}"' in part.split("}")[0] for part in expr.split("{")[1:])
+    assert f'release="{RELEASE}"' in expr
+    hasty = {"worker.autoscaling": {**TO_NONE["worker.autoscaling"], "keda": {"cooldownPeriodSeconds": 30}}}
+    (expr,) = [rule["expr"] for rule in rules(hasty) if rule.get("alert") == "WorkerDown"]
+    assert "[330s]" in expr
 
 
 def test_an_alert_that_is_not_wanted_is_not_there():

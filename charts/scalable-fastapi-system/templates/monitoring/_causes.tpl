@@ -101,8 +101,14 @@ silent. Each alert has a page in docs/runbooks.
   description: "[[ $value | humanizePercentage ]] of its memory. It never evicts: when full it refuses writes, and the system goes on without it."
 - alert: WorkerDown
   {{- if $keda }}
-  # scaled to none at rest: a fault only where jobs come in
-  expr: absent(up{ {{- $worker -}} } == 1) and on () sum(increase(jobs_enqueued_total{ {{- $api -}} }[15m])) > 0
+  # Scaled to none at rest: a fault only where jobs came in that were due while there was none, and then until there is one,
+  # which the alert knows of itself: nobody but a worker counts what waits. The range goes further back than the worker's
+  # absence, for jobs between two scrapes, but no further than a worker stays after its last job.
+  expr: |-
+    absent(max_over_time(up{ {{- $worker -}} }[5m]) == 1)
+    and on () sum(increase(jobs_enqueued_total{ {{- $api -}} ,due="now"}[{{ add 300 (min 120 (int .Values.worker.autoscaling.keda.cooldownPeriodSeconds)) }}s])) > 0
+    or absent(up{ {{- $worker -}} } == 1)
+    and on () count(ALERTS{namespace="{{ $namespace }}",release="{{ .Release.Name }}",alertname="WorkerDown"}) > 0
   {{- else }}
   expr: absent(up{ {{- $worker -}} } == 1)
   {{- end }}

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from scalable_fastapi_system.infra.redis import RedisConnections
-from scalable_fastapi_system.jobs import current
+from scalable_fastapi_system.jobs import current, metrics
 from scalable_fastapi_system.jobs.batching import Batcher
 from scalable_fastapi_system.jobs.enqueueing import (
     SESSION_KEY,
@@ -92,6 +92,7 @@ class JobClient:
 
     async def start(self) -> None:
         """Keeps connections on the running loop, and starts the embedded worker if there is one."""
+        metrics.prepare_enqueued((handler.kind, handler.queue) for handler in self.registry)
         self.events.start()
         self._home = weakref.ref(asyncio.get_running_loop())
         self._inserts = Batcher(self._insert_batch)

@@ -267,8 +267,10 @@ def hints_of(rows: Sequence[NewJob]) -> list[Hint]:
 
 def count_enqueued(rows: Sequence[NewJob]) -> None:
     """Counts inserted jobs for the metrics."""
+    now = utc_now()
     for row in rows:
-        metrics.count_enqueued(row.kind, row.queue)
+        is_due = row.waits_for == 0 and (row.run_at is None or row.run_at <= now)
+        metrics.count_enqueued(row.kind, row.queue, metrics.DUE_NOW if is_due else metrics.DUE_LATER)
 
 
 def _run_at(options: JobOptions) -> datetime | None:

@@ -9,7 +9,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 
-enqueued = Counter("jobs_enqueued_total", "Jobs inserted.", ["kind", "queue"])
+enqueued = Counter(
+    "jobs_enqueued_total", "Jobs inserted, by when they are due: now, or later.", ["kind", "queue", "due"]
+)
 finished = Counter("jobs_attempts_total", "Attempts ended, by outcome.", ["kind", "outcome"])
 run_seconds = Histogram("jobs_run_seconds", "How long an attempt ran.", ["kind"], buckets=_SHORT)
 wait_seconds = Histogram(
@@ -42,7 +44,10 @@ last_beat_timestamp_seconds = Gauge(
     multiprocess_mode="max",
 )
 
-_enqueued: dict[tuple[str, str], Any] = {}
+# `due` of a job that may start at once, and of one that is planned or waits for others.
+DUE_NOW, DUE_LATER = "now", "later"
+
+_enqueued: dict[tuple[str, str, str], Any] = {}
 _ends: dict[tuple[str, str], tuple[Any, Any]] = {}
 _waits: dict[str, Any] = {}
 
@@ -57,11 +62,17 @@ def prepare(kinds: Iterable[str], queues: Iterable[str]) -> None:
             finished.labels(kind, outcome)
 
 
-def count_enqueued(kind: str, queue: str) -> None:
+def prepare_enqueued(kinds: Iterable[tuple[str, str]]) -> None:
+    """Shows the counters of these kinds with their queues before their first job: else an alert would not see it."""
+    for kind, queue in kinds:
+        enqueued.labels(kind, queue, DUE_NOW)
+
+
+def count_enqueued(kind: str, queue: str, due: str = DUE_NOW) -> None:
     """Counts one inserted job."""
-    child = _enqueued.get((kind, queue))
+    child = _enqueued.get((kind, queue, due))
     if child is None:
-        child = _enqueued[(kind, queue)] = enqueued.labels(kind, queue)
+        child = _enqueued[(kind, queue, due)] = enqueued.labels(kind, queue, due)
     child.inc()
 
 
