@@ -108,7 +108,7 @@ def _numbers(made: dashboards.Dashboard) -> None:
     made.with_panel(
         number(
             "Oldest process",
-            "How long the process that has run longest has run.",
+            "How long the pod that has gone longest without a new process has gone.",
             units.Seconds,
             Query(f"time() - min(service_start_time_seconds{selector(JOB)} > 0)"),
         )

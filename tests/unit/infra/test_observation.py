@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,6 +95,64 @@ async def test_exactly_one_state_of_readiness_is_shown(state):
 async def test_redis_is_up_while_it_answers_and_its_changes_are_heard(redis, is_listening, expected):
     await observer(service(redis, is_listening=is_listening)).sample()
     assert REGISTRY.get_sample_value("redis_up") == expected
+
+
+PROCESS = """
+import asyncio
+import sys
+from types import SimpleNamespace
+from scalable_fastapi_system.infra.observation import ServiceObserver, started
+
+async def look(redis):
+    async def is_ready(): pass
+    resources = SimpleNamespace(
+        database=SimpleNamespace(pool_usage=lambda: []), cache=SimpleNamespace(redis=redis, is_listening=True)
+    )
+    readiness = SimpleNamespace(reason_not_ready=is_ready, state="ready")
+    await ServiceObserver(resources, component="api", readiness=readiness).sample()
+
+async def memory(_operation):
+    return {"used_memory": 1, "maxmemory": 2}
+
+redis = SimpleNamespace(is_configured=sys.argv[1] == "redis", is_away=False, call=memory)
+if sys.argv[2] != "boots":
+    started.set(float(sys.argv[2]))
+    asyncio.run(look(redis))
+"""
+
+
+def of_processes(folder: Path, *processes: tuple[str, str], dead: int = 0) -> dict[str, float]:
+    """What a pod shows whose processes, one after the other, have Redis or none and began then, or boot yet."""
+    from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    pids = []
+    for arguments in processes:
+        process = subprocess.Popen([sys.executable, "-c", PROCESS, *arguments], env=environment)
+        assert process.wait() == 0
+        pids.append(process.pid)
+    for pid in pids[len(pids) - dead :]:
+        mark_process_dead(pid, str(folder))
+    families = MultiProcessCollector(CollectorRegistry(), str(folder)).collect()
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def test_where_no_redis_is_configured_nothing_is_told_of_it(tmp_path):
+    shown = of_processes(tmp_path, ("none", "100"))
+    assert "service_start_time_seconds" in shown
+    assert not [name for name in shown if name.startswith("redis_") and name != "redis_failures_total"]
+
+
+def test_a_process_that_boots_takes_nothing_from_what_those_beside_it_tell(tmp_path):
+    shown = of_processes(tmp_path, ("redis", "100"), ("redis", "boots"))
+    assert (shown["redis_up"], shown["service_start_time_seconds"]) == (1, 100)
+    assert (shown["redis_memory_used_bytes"], shown["redis_memory_max_bytes"]) == (1, 2)
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_pod_tells_when_the_last_of_its_processes_began_also_after_that_one_has_gone(tmp_path, dead):
+    shown = of_processes(tmp_path, ("redis", "100"), ("redis", "200"), dead=dead)
+    assert shown["service_start_time_seconds"] == 200
 
 
 async def test_the_memory_of_redis_is_shown():

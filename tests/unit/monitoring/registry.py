@@ -12,6 +12,7 @@ import domains
 import scalable_fastapi_system
 from prometheus_client import REGISTRY
 from scalable_fastapi_system.infra.metrics import MetricsManager
+from scalable_fastapi_system.infra.observation import redis_gauges
 
 # Run by alembic alone.
 NOT_IMPORTED = "migrations"
@@ -53,6 +54,7 @@ def registered() -> tuple[Family, ...]:
             if NOT_IMPORTED not in module.name.split("."):
                 importlib.import_module(module.name)
     MetricsManager()
+    redis_gauges()
     found = []
     for collector in REGISTRY._collector_to_names:
         labels = set(getattr(collector, "_labelnames", ()))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client import Gauge
@@ -31,10 +32,12 @@ build_info = Gauge(
     ["component", "version", "python"],
     multiprocess_mode="livemax",
 )
+# Of several processes the newest, for one that begins anew again and again is to be seen. Not only of those that live: where
+# the newest has just gone, the one before it would look like one more start.
 started = Gauge(
     "service_start_time_seconds",
     "When this process began to serve, in Unix seconds.",
-    multiprocess_mode="livemin",
+    multiprocess_mode="max",
 )
 readiness_state = Gauge(
     "service_readiness",
@@ -59,17 +62,32 @@ pool_limit = Gauge(
     ["pool"],
     multiprocess_mode="livesum",
 )
-redis_up = Gauge(
-    "redis_up",
-    "Whether Redis answers; while it does not, cache and rate limits work from this process's memory.",
-    multiprocess_mode="livemin",
-)
-redis_memory = Gauge("redis_memory_used_bytes", "Memory that Redis uses.", multiprocess_mode="livemostrecent")
-redis_memory_limit = Gauge(
-    "redis_memory_max_bytes",
-    "Memory that Redis may use; 0 where it has no limit.",
-    multiprocess_mode="livemostrecent",
-)
+
+
+class RedisGauges(NamedTuple):
+    """What is told of Redis."""
+
+    up: Gauge
+    memory: Gauge
+    memory_limit: Gauge
+
+
+@cache
+def redis_gauges() -> RedisGauges:
+    """Made where Redis is first looked at: a gauge is shown with 0 as soon as there is one, also by a process that only boots."""
+    return RedisGauges(
+        Gauge(
+            "redis_up",
+            "Whether Redis answers; while it does not, cache and rate limits work from this process's memory.",
+            multiprocess_mode="livemin",
+        ),
+        Gauge("redis_memory_used_bytes", "Memory that Redis uses.", multiprocess_mode="livemostrecent"),
+        Gauge(
+            "redis_memory_max_bytes",
+            "Memory that Redis may use; 0 where it has no limit.",
+            multiprocess_mode="livemostrecent",
+        ),
+    )
 
 
 class ServiceObserver:
@@ -122,18 +140,19 @@ class ServiceObserver:
         cache = self._resources.cache
         if not cache.redis.is_configured:
             return
+        gauges = redis_gauges()
         is_up = cache.is_listening and not cache.redis.is_away
-        redis_up.set(is_up)
+        gauges.up.set(is_up)
         if not is_up:
             return
         try:
             memory: dict[str, Any] = await cache.redis.call(_memory)
         except RedisAwayError:
-            redis_up.set(0)
+            gauges.up.set(0)
             return
         if memory:
-            redis_memory.set(memory.get("used_memory", 0))
-            redis_memory_limit.set(memory.get("maxmemory", 0))
+            gauges.memory.set(memory.get("used_memory", 0))
+            gauges.memory_limit.set(memory.get("maxmemory", 0))
 
     async def _look(self) -> None:
         while True:
