@@ -9,7 +9,7 @@ import httpx
 import pytest
 import structlog
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import EventSourceResponse
+from fastapi.responses import EventSourceResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict
 from scalable_fastapi_system.infra.metrics import MetricsManager
@@ -293,6 +293,82 @@ async def test_a_stream_that_waits_for_its_reader_is_counted_once():
         reads.set()
         await following
     assert (room.at_work, room.taken, room.waiting, room.streams) == (0, 0, 0, 0)
+
+
+async def chunks_of(app, send=None):
+    """Asks for the stream at /chunks as a server that tells of a client that left by raising: the error, and what is counted."""
+    registry = CollectorRegistry()
+    app = app(metrics=MetricsManager(registry))
+    begun = ServersCycle("/chunks")
+    begun.scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
+
+    async def take(_message):
+        pass
+
+    try:
+        await app(begun.scope, asyncio.Event().wait, send or take)
+    except Exception as error:  # noqa: BLE001 - whatever reaches the server
+        found = error
+    else:
+        found = None
+    counted = {
+        status: registry.get_sample_value(
+            "http_requests_total", {"method": "GET", "handler": "/chunks", "status": status}
+        )
+        for status in ("2xx", "5xx")
+    }
+    return found, counted
+
+
+def streaming(error):
+    def make(**extras):
+        app = make_app(**extras)
+
+        @app.get("/chunks")
+        async def chunks():
+            async def content():
+                yield "a"
+                if error is not None:
+                    raise error
+
+            return StreamingResponse(content())
+
+        return app
+
+    return make
+
+
+async def test_a_failure_in_mid_answer_is_reported_and_counted_as_one(monkeypatch):
+    reported = []
+    monkeypatch.setattr(
+        "scalable_fastapi_system.web.middleware.report_error",
+        lambda error, **tags: reported.append((error, tags["route"])),
+    )
+    defect = RuntimeError("broken")
+    with structlog.testing.capture_logs() as lines:
+        found, counted = await chunks_of(streaming(defect))
+    assert found is defect, "the server is to break the answer off"
+    assert counted == {"2xx": 0, "5xx": 1}
+    assert reported == [(defect, "/chunks")]
+    assert [(line["event"], line.get("status")) for line in lines] == [
+        ("failed while answering", None),
+        ("request", 500),
+    ]
+
+
+async def test_a_client_that_leaves_in_mid_answer_is_no_failure(monkeypatch):
+    reported = []
+    monkeypatch.setattr(
+        "scalable_fastapi_system.web.middleware.report_error", lambda error, **_tags: reported.append(error)
+    )
+
+    async def leave(message):
+        if message["type"] == "http.response.body":
+            raise OSError("gone")
+
+    found, counted = await chunks_of(streaming(None), leave)
+    assert (found, reported) == (None, [])
+    assert counted == {"2xx": 1, "5xx": 0}
 
 
 async def test_large_answers_are_compressed_unless_they_carry_secrets(client):

@@ -263,8 +263,11 @@ class PlatformMiddleware:
             error = APIException(error.detail, error.status_code, headers=error.headers)
         if not isinstance(error, APIException):
             exchange.failure = error
+            report_error(error, request_id=exchange.request_id, route=exchange.facts.template)
         if exchange.status:
-            # The answer is under way: all that is left is to break it off, which the server does.
+            # The answer is under way: all that is left is to break it off, which the server does. A client that leaves does not
+            # come here: what streams to it is cancelled, or has a ClientDisconnect.
+            exchange.is_broken_off = exchange.failure is not None
             _log.error("failed while answering", exc_info=error, route=exchange.facts.template)
             raise error
         request = Request(scope, receive)
@@ -274,7 +277,6 @@ class PlatformMiddleware:
             _log.error(
                 "unhandled exception", exc_info=error, route=exchange.facts.template, method=scope["method"]
             )
-            report_error(error, request_id=exchange.request_id, route=exchange.facts.template)
             handler = self._owner.exception_handlers.get(Exception) or self._owner.exception_handlers.get(500)
             if handler is not None:
                 response = await handler(request, error)  # type: ignore[misc]
@@ -297,7 +299,8 @@ class PlatformMiddleware:
         seconds = time.perf_counter() - exchange.started
         if exchange.has_left and exchange.failure is None:
             exchange.status = CLIENT_CLOSED  # whatever the endpoint made of it
-        status = exchange.status or 500
+        # Who got half an answer was not served, whatever its head said.
+        status = 500 if exchange.is_broken_off else exchange.status or 500
         facts = exchange.facts
         is_limited = facts.timeout_seconds is not None  # else it lasts as long as the client likes
         if self._metrics is not None and exchange.is_refused:
@@ -378,6 +381,7 @@ class _Exchange:
         "hosts",
         "idempotency_key",
         "is_body_complete",
+        "is_broken_off",
         "is_refused",
         "is_stream",
         "must_close",
@@ -415,6 +419,7 @@ class _Exchange:
         self.must_close = False
         self.is_stream = False
         self.failure: Exception | None = None  # what nobody handled
+        self.is_broken_off = False  # by a failure, after its head was sent
         self.has_left = False
         self.extra_headers: list[tuple[bytes, bytes]] = []
         inbound_id = ""
