@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Iterator
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -92,6 +93,24 @@ def test_the_caller_s_trace_goes_on_and_its_own_children_belong_to_it(
     (ended,) = exporter.get_finished_spans()
     assert ended.parent is not None
     assert f"{ended.parent.span_id:016x}" == CALLER
+
+
+@pytest.mark.parametrize("headers", [{}, {"traceparent": f"00-{TRACE}-{CALLER}-01"}, {"baggage": "a=1"}])
+def test_a_request_that_begins_while_another_sends_its_answer_is_none_of_its_trace(
+    spans: RequestSpans, exporter: InMemorySpanExporter, headers: dict[str, str]
+) -> None:
+    """As uvicorn begins what came behind another on one connection."""
+    first = spans.begin(scope(), "/items/{item_id}")
+    token = context.attach(baggage.set_baggage("of", "the first"))
+    second = contextvars.copy_context()
+    second.run(lambda: spans.begin(scope(**headers), "/items/{item_id}"))
+    assert second.run(lambda: baggage.get_baggage("of")) is None
+    second.run(lambda: trace.get_current_span().end())
+    context.detach(token)
+    first.end(200, None)
+    ended, _ = exporter.get_finished_spans()
+    assert f"{ended.context.trace_id:032x}" != first.trace_id
+    assert (ended.parent is not None) == ("traceparent" in headers)
 
 
 def test_a_caller_that_is_not_sampled_is_not_recorded_and_neither_are_the_children(

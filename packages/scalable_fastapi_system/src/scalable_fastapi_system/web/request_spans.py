@@ -45,14 +45,18 @@ class RequestSpans:
             span.set_attributes(_attributes(scope, known, template))
         return RequestSpan(span, parent)
 
-    def _parent(self, scope: Scope) -> Context | None:
+    def _parent(self, scope: Scope) -> Context:
+        """The caller's context; an empty one where there is none.
+
+        Never the current one: uvicorn begins a request that came behind another while that one sends its answer.
+        """
         carriers = self._carriers
         carried: dict[str, str] = {}
         for name, value in scope["headers"]:
             if name in carriers:
                 key, text = name.decode("latin-1"), value.decode("latin-1")
                 carried[key] = f"{carried[key]},{text}" if key in carried else text
-        return propagate.extract(carried) if carried else None
+        return propagate.extract(carried, Context()) if carried else Context()
 
 
 class RequestSpan:
@@ -60,7 +64,7 @@ class RequestSpan:
 
     __slots__ = ("_span", "_token", "trace_id")
 
-    def __init__(self, span: Span, parent: Context | None) -> None:
+    def __init__(self, span: Span, parent: Context) -> None:
         self._span = span
         self._token = contexts.attach(set_span_in_context(span, parent))
         self.trace_id = f"{span.get_span_context().trace_id:032x}"
