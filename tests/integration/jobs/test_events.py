@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
 import pytest
 from scalable_fastapi_system.jobs import JobContext, JobRegistry, job
-from scalable_fastapi_system.jobs.events import JobEvent
+from scalable_fastapi_system.jobs.events import JobEvent, _Reader
 
 from tests.integration.jobs.harness import Lab
 
@@ -41,6 +42,26 @@ async def test_a_job_is_followed_to_its_end(any_lab: Lab, registry: JobRegistry)
     assert events[-1].is_last
     assert events[-1].status == "succeeded"
     assert [event.is_last for event in events[:-1]] == [False] * (len(events) - 1)
+
+
+async def test_who_reads_for_all_has_nothing_of_the_request_that_it_began_with(
+    lab: Lab, registry: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request: ContextVar[str] = ContextVar("request")
+    seen: list[str | None] = []
+    read = _Reader._read
+
+    async def note(reader: _Reader) -> None:
+        seen.append(request.get(None))
+        await read(reader)
+
+    monkeypatch.setattr(_Reader, "_read", note)
+    steps = steps_job(registry, pause_seconds=0)
+    await lab.start_worker()
+    handle = await lab.client.enqueue_now(steps, count=0)
+    request.set("the first")
+    assert (await collect(lab, handle.id))[-1].is_last
+    assert set(seen) == {None}
 
 
 async def test_an_ended_job_has_one_last_event(any_lab: Lab, registry: JobRegistry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -172,6 +173,21 @@ async def test_the_log_has_one_line_for_all_that_were_refused_within_a_second(re
     assert [(line["event"], line["count"]) for line in lines] == [
         ("requests refused, the process is full", 5)
     ]
+
+
+async def test_what_is_told_of_all_who_were_refused_is_not_of_the_request_whose_connection_was_read_from(
+    refusals: Refusals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a request reads on from its connection, what comes then is read in its context."""
+    request: ContextVar[str] = ContextVar("request")
+    request.set("another")
+    seen: list[str | None] = []
+    monkeypatch.setattr(refusals, "_count", lambda: seen.append(request.get(None)))
+    refusals.refuse(b"GET /things/7 HTTP/1.1\r\n" + HOST + b"\r\n", [])
+    async with asyncio.timeout(30):
+        while not seen:
+            await asyncio.sleep(0.05)
+    assert seen == [None]
 
 
 def test_a_request_takes_room_from_its_reading_to_its_end() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextvars import ContextVar
 
 import pytest
 from scalable_fastapi_system.infra.rate_limit import Decision, Policy, RateLimiter
@@ -14,6 +15,7 @@ from scalable_fastapi_system.infra.settings import RedisSettings
 
 POLICY = Policy.parse("user", "1000/day")
 LONG_SECONDS = 5.0
+REQUEST: ContextVar[str] = ContextVar("request")
 
 
 class Silence:
@@ -23,12 +25,14 @@ class Silence:
         self.answers = asyncio.Event()
         self.answers.set()
         self.asked = asyncio.Event()
+        self.contexts: list[str | None] = []
 
     def keys(self, name: str, rates: Sequence[Rate]) -> tuple[str, ...]:
         return tuple(name for _ in rates)
 
     async def take(self, asks: Sequence[Ask], returns: Sequence[Return]) -> tuple[float, list[Grant]]:
         self.asked.set()
+        self.contexts.append(REQUEST.get(None))
         await self.answers.wait()
         return 1_800_000_000.0, [Grant(ask.want, tuple((ask.want, 0) for _ in ask.rates)) for ask in asks]
 
@@ -84,6 +88,17 @@ async def test_who_comes_while_the_next_lease_is_fetched_does_not_wait_for_it(
             assert (await decide(limiter, "user:1")).is_allowed
             await asyncio.sleep(0)
         assert (await decide(limiter, "user:2")).is_allowed
+
+
+async def test_who_asks_redis_for_all_has_nothing_of_the_request_that_it_began_with(
+    limiter: RateLimiter, silence: Silence
+) -> None:
+    REQUEST.set("the first")
+    async with asyncio.timeout(LONG_SECONDS):
+        await lease(limiter)
+        silence.asked.clear()
+        await silence.asked.wait()  # the lease goes back
+    assert set(silence.contexts) == {None}
 
 
 async def test_an_answer_that_came_late_is_the_last_late_one(limiter: RateLimiter, silence: Silence) -> None:

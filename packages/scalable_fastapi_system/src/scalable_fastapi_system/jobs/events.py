@@ -11,6 +11,7 @@ import asyncio
 import re
 import weakref
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -151,7 +152,8 @@ class _Reader:
         self._listeners.setdefault(job_id, []).append(listener)
         self._wake.set()
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+            # It reads for all who follow: its log lines and spans are not of the request that it began with.
+            self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
 
     def remove(self, job_id: UUID, listener: _Listener) -> None:
         found = self._listeners.get(job_id, [])

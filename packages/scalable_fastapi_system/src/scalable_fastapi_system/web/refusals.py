@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextvars import Context
 
 import structlog
 
@@ -177,7 +178,8 @@ class Refusals:
         )
         before, _, after = body.partition(mark.encode())
         if not self._refused:
-            asyncio.get_running_loop().call_later(_TELL_SECONDS, self._tell)
+            # The line is of all who were refused, not of the request whose connection was read from here.
+            asyncio.get_running_loop().call_later(_TELL_SECONDS, self._tell, context=Context())
         elif len(self._refused) >= _MOST_LINES:  # nobody's memory is filled by paths that nobody serves
             self._count()
         refused = self._refused[line] = _Refused(method, template, before, after)

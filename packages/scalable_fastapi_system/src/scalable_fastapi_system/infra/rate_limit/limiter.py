@@ -17,6 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from scalable_fastapi_system.infra.rate_limit import metrics
 from scalable_fastapi_system.infra.rate_limit.bucket import IDLE_SECONDS, Bucket
@@ -167,7 +168,8 @@ class RateLimiter:
 
     def _begin(self, desk: _Desk) -> None:
         if desk.task is None:
-            desk.task = asyncio.get_running_loop().create_task(self._serve(desk))
+            # It asks for many: its log lines and spans, and those of the sweep, are not of the request that it began with.
+            desk.task = asyncio.get_running_loop().create_task(self._serve(desk), context=Context())
 
     def _watch(self, desk: _Desk) -> None:
         if self._leasing and desk.sweep is None:
