@@ -59,6 +59,12 @@ def test_user_that_cannot_be_is_refused_with_the_reason(run: Run) -> None:
     assert (code, err) == (1, "Username or email already registered\n")
 
 
+def test_database_that_does_not_answer_is_no_refusal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE__DATABASE_URL", "postgresql+asyncpg://u:p@127.0.0.1:1/nobody")
+    code, out, err = run("user", "list")
+    assert (code, out, err) == (5, "", "The database cannot be reached at the moment\n")
+
+
 def test_user_is_appointed_disabled_and_enabled(run: Run) -> None:
     run("user", "create", "ada", "ada@example.com", typed=f"{PASSWORD}\n")
     assert run("user", "set-role", "ADA", "admin")[1] == "ada is admin and active.\n"

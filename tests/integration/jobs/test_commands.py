@@ -51,6 +51,16 @@ async def in_thread(run: Run, *words: str) -> tuple[int, str]:
     return await asyncio.to_thread(run, *words)
 
 
+@pytest.mark.parametrize("words", [("list",), ("workers",)])
+def test_a_database_that_does_not_answer_is_no_refusal(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("DATABASE__DATABASE_URL", "postgresql+asyncpg://u:p@127.0.0.1:1/nobody")
+    code, text = run(*words)
+    assert code == 5, text
+    assert "The database cannot be reached" in text
+
+
 async def test_jobs_are_listed_shown_cancelled_and_retried(
     settings: Settings, registry: JobRegistry, run: Run
 ) -> None:

@@ -25,7 +25,7 @@ from scalable_fastapi_system.infra.settings import Settings, load_settings
 from scalable_fastapi_system.infra.settings.loading import effective_values
 from scalable_fastapi_system.jobs.commands import add_job_commands
 from scalable_fastapi_system.kit.domain import Product, load_object
-from scalable_fastapi_system.kit.errors import ConfigurationError
+from scalable_fastapi_system.kit.errors import ConfigurationError, ServiceUnavailableException
 
 EXIT_BEHIND = 3
 EXIT_SETTINGS = 4
@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None, *, product: Product | None = None) -
     except ConfigurationError as error:
         _say_error(str(error))
         return EXIT_SETTINGS
+    except ServiceUnavailableException as error:
+        _say_error(error.message)
+        return EXIT_STORE
     except (DBAPIError, OSError) as error:
         _say_error(f"A store does not answer: {getattr(error, 'orig', None) or error}")
         return EXIT_STORE

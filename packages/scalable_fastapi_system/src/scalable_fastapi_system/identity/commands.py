@@ -29,7 +29,7 @@ from scalable_fastapi_system.infra.redis import RedisConnections
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.clock import utc_now
 from scalable_fastapi_system.kit.domain import Product
-from scalable_fastapi_system.kit.errors import APIException, NotFoundException
+from scalable_fastapi_system.kit.errors import APIException, NotFoundException, ServiceUnavailableException
 
 EXIT_REFUSED = 1
 _PAGE = 200
@@ -180,6 +180,8 @@ def _in_transaction(
 
     try:
         _say(asyncio.run(run()))
+    except ServiceUnavailableException:
+        raise  # no refusal: a store that does not answer, which has an exit code of its own
     except APIException as error:
         _say_error(error.message)
         return EXIT_REFUSED

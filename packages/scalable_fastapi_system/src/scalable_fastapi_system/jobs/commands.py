@@ -13,7 +13,7 @@ from uuid import UUID
 
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.domain import Product
-from scalable_fastapi_system.kit.errors import APIException, NotFoundException
+from scalable_fastapi_system.kit.errors import APIException, NotFoundException, ServiceUnavailableException
 
 if TYPE_CHECKING:
     from scalable_fastapi_system.jobs.client import JobClient
@@ -125,6 +125,8 @@ async def _act(action: Action, arguments: argparse.Namespace, settings: Settings
             return await action(client, arguments)
         finally:
             await client.stop()
+    except ServiceUnavailableException:
+        raise  # no refusal: a store that does not answer, which has an exit code of its own
     except APIException as error:
         sys.stderr.write(error.message + "\n")
         return EXIT_REFUSED
