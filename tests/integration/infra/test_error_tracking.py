@@ -12,6 +12,7 @@ import time
 import pytest
 from fastapi.testclient import TestClient
 from scalable_fastapi_system import create_app
+from scalable_fastapi_system.identity.api_key_format import new_key
 from scalable_fastapi_system.infra.error_tracking import (
     configure_error_tracking,
     report_error,
@@ -93,6 +94,16 @@ def test_a_secret_in_a_tag_is_masked_by_its_value(make_settings, tracker):
     (envelope,) = Tracker.received
     assert CANARY not in envelope
     assert json.loads(envelope.splitlines()[2])["tags"]["route"] == "/things/**********"
+
+
+def test_an_api_key_is_masked_by_its_look(make_settings, tracker):
+    key = new_key()
+    configure_error_tracking(make_settings(error_tracking={"dsn": tracker}), component="api")
+    report_error(RuntimeError(f"nobody has {key}"), route=f"/things/{key}")
+    stop_error_tracking()
+    (envelope,) = Tracker.received
+    assert key not in envelope
+    assert "nobody has ****" in envelope
 
 
 def test_an_answer_of_ours_is_not_a_defect(make_settings, tracker):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scalable_fastapi_system.identity import api_key_format
 from scalable_fastapi_system.identity.api_key_format import KeyHasher, is_well_formed, new_key
+from scalable_fastapi_system.infra.logging import Redactor
 from scalable_fastapi_system.infra.settings import SecuritySettings
 
 
@@ -16,6 +17,17 @@ def test_new_key_has_its_prefix_and_a_good_checksum() -> None:
     assert key.startswith("sfk_")
     assert is_well_formed(key)
     assert len({new_key() for _ in range(100)}) == 100
+
+
+def test_key_is_masked_by_its_look_wherever_it_is_written_and_what_is_shown_of_it_is_not() -> None:
+    key = new_key()
+    shown = key[: api_key_format.SHOWN_CHARACTERS]
+    masked = Redactor()
+    for text in (key, f"no user for {key}!", f"/things/{key}?a=1", f"id_{key}", key[:-8]):
+        assert key[4:20] not in masked.mask(text), text
+        event = masked(None, "", {"event": text, "members": [text]})
+        assert key[4:20] not in str(event), text
+    assert masked.mask(f"the key {shown}… was revoked") == f"the key {shown}… was revoked"
 
 
 def test_key_has_at_least_160_random_bits() -> None:

@@ -32,9 +32,11 @@ _SECRET_NAME = re.compile(
 _SECRET_OPTION = re.compile(f"{_SECRET_NAME.pattern}|key|sas", re.IGNORECASE)
 # Names that only look like secrets.
 _HARMLESS = frozenset({"token_type", "tokens", "token_count"})
-# Values that are secrets whatever their name: bearer credentials and JSON web tokens.
+# Values that are secrets whatever their name: bearer credentials, JSON web tokens, and API keys of ours, also ones that are
+# cut off (identity/api_key_format.py; the first characters, which are shown to tell keys apart, are fewer).
 _SECRET_VALUE = re.compile(
     r"(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9+/=._~-]{8,}|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"
+    r"|sfk_[A-Za-z0-9]{16,}"
 )
 _MAX_DEPTH = 6
 
