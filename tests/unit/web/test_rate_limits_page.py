@@ -42,6 +42,18 @@ async def test_a_request_too_many_is_answered_as_the_page_says(
     assert {**refused.json(), "request_id": ""} == {**body, "request_id": ""}
 
 
+async def test_preflights_are_not_counted_as_the_page_says(make_settings: Callable[..., Settings]) -> None:
+    assert "CORS preflights" in PAGE
+    app = create_app(make_settings(security={"cors_origins": ["https://app.example"]}))
+    asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for _ in range(5):
+            answer = await client.options("/", headers=asked)
+            assert (answer.status_code, "ratelimit" in answer.headers) == (200, False)
+        assert (await client.get("/")).headers["ratelimit"].startswith('"anonymous";r=99;t=')
+
+
 def test_the_policies_and_their_defaults_are_the_settings() -> None:
     shown = re.findall(r"`RATE_LIMIT__([A-Z_]+)` \| `([^`]+)`", PAGE)
     fields = RateLimitSettings.model_fields
