@@ -35,7 +35,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAGS = ["scalable-fastapi-system"]
-ROUTES = 'handler!~"/health.*|/metrics"'
+ROUTES = 'handler!~"/health(/live|/ready)?|/metrics"'
 """Requests that somebody made, in place of probes and scrapes."""
 
 GREEN, YELLOW, RED, BLUE = "green", "#EAB839", "red", "blue"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from prometheus_client import REGISTRY
 from scalable_fastapi_system.jobs import metrics as job_metrics
@@ -44,6 +46,22 @@ def test_what_is_asked_for_exists(shown, where, expr):
         known = shown[name] if name in shown else OUTSIDE.get(name)
         assert known is not None, f"{where} asks for {name}, which nothing shows"
         assert labels <= known | SCRAPED, (where, name, labels - known)
+
+
+def test_probes_and_scrapes_are_left_out_and_no_route_whose_name_only_begins_so():
+    left_out = {found for _, expr in asked() for found in re.findall(r'handler!~"([^"]*)"', expr)}
+    assert left_out
+    for pattern in left_out:
+        for probe in ("/health", "/health/live", "/health/ready", "/metrics"):
+            assert re.fullmatch(pattern, probe), (pattern, probe)
+        for route in (
+            "/health_records",
+            "/health-checks/{check_id}",
+            "/healthy",
+            "/metrics/{name}",
+            "/health/records",
+        ):
+            assert not re.fullmatch(pattern, route), (pattern, route)
 
 
 def test_metrics_that_tell_of_faults_are_all_watched(shown):

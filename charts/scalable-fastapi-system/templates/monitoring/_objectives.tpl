@@ -6,7 +6,7 @@ written WINDOW. A counter's `sum` drops every label; the recording rules give th
 {{- $objectives := .Values.monitoring.prometheusRule.objectives -}}
 {{- $api := include "sfs.monitoring.selector" (list . "api") -}}
 {{- $worker := include "sfs.monitoring.selector" (list . "worker") -}}
-{{- $routes := printf `%s,handler!~"/health.*|/metrics"` $api -}}
+{{- $routes := printf `%s,handler!~"/health(/live|/ready)?|/metrics"` $api -}}
 {{- $failed := printf `sum(rate(jobs_attempts_total{%s,outcome="failed"}[WINDOW]))` $worker -}}
 {{- $quarantined := printf `sum(rate(jobs_quarantined_total{%s}[WINDOW]))` $worker -}}
 {{- $requests := printf `sum(rate(http_request_duration_seconds_count{%s}[WINDOW]))` $routes -}}
