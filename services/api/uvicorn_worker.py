@@ -11,6 +11,7 @@ import anyio.lowlevel
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped] # its package has no types
 from scalable_fastapi_system.infra.error_tracking import stop_error_tracking
 from scalable_fastapi_system.infra.settings import load_settings
+from scalable_fastapi_system.infra.tracing import send_spans_left
 from scalable_fastapi_system.web.acceptor import MOST_AT_ONCE, Acceptor
 from scalable_fastapi_system.web.file_table import grow_file_table
 from uvicorn import Server
@@ -63,6 +64,7 @@ class AcceptingServer(Server):
             end_streams()
         await super().shutdown(sockets)
         # Here, after the last request: uvicorn ends the process by the signal that it got, without what Python does at its end.
+        send_spans_left()
         stop_error_tracking()
 
 

@@ -129,3 +129,23 @@ async def test_one_trace_id_runs_from_the_request_over_log_and_job_to_the_webhoo
         ("worker", "job webhooks.deliver"),
     }
     await until(lambda: parts <= spans(collector), "every part has its span in the trace")
+
+
+async def test_the_last_spans_are_sent_before_the_api_ends(
+    start_service: StartService, database_environment: dict[str, str], collector: Receiver
+) -> None:
+    """Its processes end by the signal, and a batch is due in minutes."""
+    environment = {
+        **database_environment,
+        "TRACING__ENABLED": "true",
+        "TRACING__SAMPLE_RATIO": "1.0",
+        "TRACING__OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "300000",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+    }
+    api = await asyncio.to_thread(start_service, "api", **environment)
+    async with httpx.AsyncClient(base_url=api.url, timeout=60) as http:
+        headers = {"traceparent": f"00-{TRACE}-{'cd' * 8}-01"}
+        (await http.get("/", headers=headers)).raise_for_status()
+    await asyncio.to_thread(api.child.stop, grace_seconds=30)
+    assert ("api", "GET /") in spans(collector)

@@ -7,6 +7,7 @@ collector that is away costs nothing but the spans. Secrets are masked in every 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,15 @@ def stop_tracing() -> None:
     if _provider is not None:
         _provider.shutdown()
         _provider = None
+
+
+def send_spans_left(*, timeout_seconds: float = 2.0) -> None:
+    """Sends what is left, at most for this long: for who ends the process past what Python does at its end."""
+    if _provider is not None:
+        # A thread of its own, because the exporter knows its own patience only, and the process may go on without it.
+        sending = threading.Thread(target=_provider.force_flush, daemon=True)
+        sending.start()
+        sending.join(timeout_seconds)
 
 
 @contextmanager
