@@ -113,7 +113,9 @@ async def test_links_in_messages_lead_to_pages_that_hold_nothing_but_what_their_
         assert (await api.client.head(path)).status_code == 200
         refused = await api.client.put(path)
         assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, POST")
-        assert set((await api.client.get("/openapi.json")).json()["paths"][path]) == {"post"}
+        described = (await api.client.get("/openapi.json")).json()["paths"][path]
+        assert set(described) == {"get", "post"}
+        assert set(described["get"]["responses"]["200"]["content"]) == {"text/html"}
 
 
 async def test_page_shows_the_title_as_text(identity_settings: Callable[..., Any]) -> None:

@@ -19,7 +19,7 @@ from scalable_fastapi_system.identity.password_policy import LONG_ENOUGH_LENGTH,
 from scalable_fastapi_system.identity.runtime import Identity
 
 # Under no policy of their own: a look at a page must not use up the tries that its form needs.
-router = APIRouter(prefix="/auth/password", include_in_schema=False)
+router = APIRouter(prefix="/auth/password", tags=["auth"], default_response_class=HTMLResponse)
 
 _FILES = Path(__file__).parent.parent / "pages"
 
@@ -51,14 +51,14 @@ _FORGOT, _RESET = _prepare("forgot.html"), _prepare("reset.html")
 
 
 @router.get("/forgot")
-@router.head("/forgot")
+@router.head("/forgot", include_in_schema=False)
 async def forgot_page(identity: App) -> Response:
     """Asks for an address and posts it."""
     return _answer(_FORGOT, identity)
 
 
 @router.get("/reset")
-@router.head("/reset")
+@router.head("/reset", include_in_schema=False)
 async def reset_page(identity: App) -> Response:
     """Takes the token from the address, asks for the new password and posts both."""
     return _answer(_RESET, identity)
