@@ -72,7 +72,10 @@ ignore_startup_parameters = extra_float_digits
         )
 
     def url(self, database: str) -> str:
-        """The address of a database of the server, through the pooler."""
+        """The address of a database of the server, through the pooler, which is there: one that a test brought down, as can
+        happen to 1.18 where queries are cancelled, must not take the tests after it along."""
+        if not self._child.is_running:
+            self.start()
         server = urlsplit(self._server_url)
         return f"postgresql://{server.username}:{server.password}@{HOST}:{self.port}/{database}"
 

@@ -448,6 +448,12 @@ async def test_a_url_with_libpqs_parameters_leads_every_driver_to_the_server(
     assert names_seen == ["shop" if "shop" in parameters else ""] * 3
 
 
+@pytest.mark.only_on(
+    "sqlite",
+    "postgres",
+    "mariadb",
+    reason="PgBouncer 1.18 ends at times where queries are cancelled under load",
+)
 async def test_a_loop_over_the_database_ends_wherever_its_cancel_meets_it(database):
     """A driver may lose a cancel that meets the answer; asyncmy on Python 3.11 loses one of six."""
 
