@@ -106,16 +106,17 @@ class Browser:
         self.await_true("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def ask(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
+        """The value of a JavaScript expression. Raises RefusedError with what it threw."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
+        if "exceptionDetails" in found:
+            raise RefusedError(f"{expression}: {found['result'].get('description')}")
         return found["result"].get("value")
 
     def await_true(self, expression: str, *, timeout_seconds: float = 30.0) -> None:
         """Waits for a JavaScript expression to hold."""
         end = time.monotonic() + timeout_seconds
         while True:
-            with contextlib.suppress(RefusedError):  # the page was being left
+            with contextlib.suppress(RefusedError):  # one page was being left, or the other is not there yet
                 if self.ask(expression) is True:
                     return
             assert time.monotonic() < end, (
