@@ -55,6 +55,17 @@ async def collector() -> AsyncIterator[Receiver]:
     server.close()
 
 
+def tracing_to(collector: Receiver, *, batch_milliseconds: int) -> dict[str, str]:
+    """The variables of a service that exports every span."""
+    return {
+        "TRACING__ENABLED": "true",
+        "TRACING__SAMPLE_RATIO": "1.0",
+        "TRACING__OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": str(batch_milliseconds),
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+    }
+
+
 def lines(service: ServiceProcess) -> list[dict[str, Any]]:
     """What it has logged as JSON."""
     return [json.loads(line) for line in service.log().splitlines() if line.startswith("{")]
@@ -87,11 +98,7 @@ async def test_one_trace_id_runs_from_the_request_over_log_and_job_to_the_webhoo
         "REDIS__REDIS_URL": redis_url,
         "JOBS__MODE": "worker",  # on SQLite too: one in the API's process began before there was a webhook
         "HTTP_CLIENT__ALLOW_PRIVATE_ADDRESSES": "true",
-        "TRACING__ENABLED": "true",
-        "TRACING__SAMPLE_RATIO": "1.0",
-        "TRACING__OTLP_ENDPOINT": collector.url,
-        "OTEL_BSP_SCHEDULE_DELAY": "100",
-        "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+        **tracing_to(collector, batch_milliseconds=100),
     }
     api = await asyncio.to_thread(start_service, "api", **environment)
     async with httpx.AsyncClient(base_url=api.url, timeout=60) as http:
@@ -135,14 +142,7 @@ async def test_the_last_spans_are_sent_before_the_api_ends(
     start_service: StartService, database_environment: dict[str, str], collector: Receiver
 ) -> None:
     """Its processes end by the signal, and a batch is due in minutes."""
-    environment = {
-        **database_environment,
-        "TRACING__ENABLED": "true",
-        "TRACING__SAMPLE_RATIO": "1.0",
-        "TRACING__OTLP_ENDPOINT": collector.url,
-        "OTEL_BSP_SCHEDULE_DELAY": "300000",
-        "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
-    }
+    environment = {**database_environment, **tracing_to(collector, batch_milliseconds=300_000)}
     api = await asyncio.to_thread(start_service, "api", **environment)
     async with httpx.AsyncClient(base_url=api.url, timeout=60) as http:
         headers = {"traceparent": f"00-{TRACE}-{'cd' * 8}-01"}

@@ -150,10 +150,8 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         self._end_looks()
         self._held = None
         super().connection_lost(exc)
-        running = self._running
-        if (
-            running is not None and not running.response_complete
-        ):  # with others behind it uvicorn tells the last alone
+        running = self._running  # with others behind it uvicorn tells the last alone
+        if running is not None and not running.response_complete:
             running.disconnected = True
             running.message_event.set()
         self._unset_keepalive_if_required()  # which uvicorn leaves to run where the connection was reset

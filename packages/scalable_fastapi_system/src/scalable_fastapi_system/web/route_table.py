@@ -27,9 +27,8 @@ from scalable_fastapi_system.web.limits import (
 )
 
 EVENTS = "text/event-stream"
-PROBES = frozenset(
-    {"/health", "/health/live", "/health/ready", "/metrics"}
-)  # and no product's /health_records
+# By their whole paths: a product may have /health_records.
+PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 _UNSET: Any = object()
 # When it was registered, what it fits, and its methods and facts.
 _Template = tuple[int, re.Pattern[str], frozenset[str], "RouteFacts"]
