@@ -85,8 +85,9 @@ def e2e(provider: Provider, arguments: Sequence[str], *, keep: bool) -> int:
             "E2E_VALUES": str(provider.values),
             "E2E_ADD_ONS": ",".join(add_ons),
         }
-        say(f"-> pytest tests/e2e {' '.join(arguments)}")
-        command = [str(pytest), "tests/e2e", *arguments]
+        names_tests = any((REPOSITORY / one.partition("::")[0]).exists() for one in arguments)
+        command = [str(pytest), *([] if names_tests else ["tests/e2e"]), *arguments]
+        say(f"-> {' '.join(['pytest', *command[1:]])}")
         status = os.spawnve(os.P_WAIT, pytest, command, environment)  # noqa: S606
     finally:
         if keep or was_up:

@@ -35,10 +35,14 @@ class Lab:
         await self.client.stop()
         await self.resources.stop()
 
-    async def start_worker(self, **options: Any) -> DurableWorker:
-        """A worker that has connected and taken its place."""
+    def new_worker(self, **options: Any) -> DurableWorker:
+        """One that does not serve yet, for what a test must put in its place first: a worker that serves may be in a claim."""
         options = {"registry": self.registry, "handle_signals": False, **options}
-        worker = DurableWorker(self.resources, **options)
+        return DurableWorker(self.resources, **options)
+
+    async def start_worker(self, worker: DurableWorker | None = None, **options: Any) -> DurableWorker:
+        """A worker, or the new one that is given, that has connected and taken its place."""
+        worker = worker or self.new_worker(**options)
         self.workers.append(worker)
         self._tasks[worker] = asyncio.create_task(worker.serve())
         async with asyncio.timeout(30):

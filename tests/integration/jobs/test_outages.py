@@ -110,19 +110,21 @@ async def test_a_crashed_database_costs_no_worker_and_no_job(
 
 
 async def test_a_lost_answer_to_a_claim_is_noticed(fragile: Lab, work: Any) -> None:
-    worker = await fragile.start_worker()
-    original = worker.engine.store.claim
-    calls = 0
+    worker = fragile.new_worker()
+    is_lost = False
+    for name in ("claim", "claim_next"):
+        claim = getattr(worker.engine.store, name)
 
-    async def claim_and_lose_the_answer(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        answer = await original(*arguments, **options)
-        if calls == 1:
-            raise ConnectionResetError("the answer is lost")
-        return answer
+        async def claim_and_lose_the_answer(*arguments: Any, claim: Any = claim, **options: Any) -> Any:
+            nonlocal is_lost
+            answer = await claim(*arguments, **options)
+            if getattr(answer, "claims", answer) and not is_lost:
+                is_lost = True
+                raise ConnectionResetError("the answer is lost")
+            return answer
 
-    worker.engine.store.claim = claim_and_lose_the_answer  # type: ignore[method-assign]
+        setattr(worker.engine.store, name, claim_and_lose_the_answer)
+    await fragile.start_worker(worker)
     handle = await fragile.client.enqueue_now(work)
     ended = await fragile.ended(handle.id)
     # taken back at once: no lease had to run out, nobody was blamed for a crash
@@ -130,7 +132,7 @@ async def test_a_lost_answer_to_a_claim_is_noticed(fragile: Lab, work: Any) -> N
 
 
 async def test_a_lost_answer_to_an_end_is_not_a_lost_job(fragile: Lab, work: Any) -> None:
-    worker = await fragile.start_worker()
+    worker = fragile.new_worker()
     original = worker.engine.store.finish
     calls = 0
 
@@ -143,6 +145,7 @@ async def test_a_lost_answer_to_an_end_is_not_a_lost_job(fragile: Lab, work: Any
         return answer
 
     worker.engine.store.finish = finish_and_lose_the_answer  # type: ignore[method-assign]
+    await fragile.start_worker(worker)
     handle = await fragile.client.enqueue_now(work)
     ended = await fragile.ended(handle.id)
     assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1)

@@ -219,8 +219,9 @@ async def test_a_claim_whose_answer_a_drain_cuts_off_is_given_back_at_once(
     async def cut_off(ctx: JobContext) -> int:
         return ctx.attempt
 
-    first = await any_lab.start_worker()
+    first = any_lab.new_worker()
     is_claimed = hold_claims(first, monkeypatch, loses_cancel=False)
+    await any_lab.start_worker(first)
     handle = await any_lab.client.enqueue_now(cut_off)
     await asyncio.wait_for(is_claimed.wait(), 20)
     assert await any_lab.state(handle.id) is JobState.RUNNING
@@ -240,8 +241,9 @@ async def test_a_drain_whose_cancel_the_driver_loses_ends_all_the_same(
     @job("late", registry=registry)
     async def late(ctx: JobContext) -> None: ...
 
-    worker = await any_lab.start_worker()
+    worker = any_lab.new_worker()
     is_claimed = hold_claims(worker, monkeypatch, loses_cancel=True)
+    await any_lab.start_worker(worker)
     handle = await any_lab.client.enqueue_now(late)
     await asyncio.wait_for(is_claimed.wait(), 20)
     await any_lab.stop_worker(worker)
