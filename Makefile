@@ -109,7 +109,7 @@ bench-caches: .venv-bench/.setup ## Measure the cache beside cashews (ARGS="--ro
 	@touch $@
 
 .PHONY: check
-check: $(SETUP) ## Check format, lint, types, imports, dashboards, reference pages, chart, workflows
+check: $(SETUP) ## Check format, lint, types, imports, dashboards, reference pages, chart, workflows, scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict $(SOURCES)
@@ -119,7 +119,8 @@ check: $(SETUP) ## Check format, lint, types, imports, dashboards, reference pag
 	$(BIN)/python -m hack.reference.settings --check
 	$(BIN)/python -m hack.reference.openapi --check
 	PATH="$(CURDIR)/$(BIN):$$PATH" hack/check-chart
-	hack/check-workflows
+	PATH="$(CURDIR)/$(BIN):$$PATH" hack/check-workflows
+	$(BIN)/shellcheck $$(git grep -lE '^#!/.*sh$$')
 
 .PHONY: format
 format: $(SETUP) ## Format the code and mend what ruff can mend
