@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from scalable_fastapi_system.infra.database import DatabaseManager, Read, on_commit
@@ -12,6 +13,7 @@ from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from structlog.testing import capture_logs
 
 pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
@@ -120,6 +122,83 @@ async def test_a_hook_of_what_the_block_itself_committed_survives_a_later_rollba
         assert ran == []
     assert ran == ["committed"]
     assert await names(database) == ["committed"]
+
+
+async def test_a_hook_that_raises_is_logged_and_keeps_no_other_from_running(database):
+    ran = []
+
+    async def fails():
+        raise KeyError("of the hook")
+
+    with capture_logs() as logs:
+        async with database.transaction() as session:
+            on_commit(session, fails)
+            on_commit(session, lambda: ran.append("a plain function"))
+            on_commit(session, noting(ran, "the last"))
+            await session.execute(things.insert().values(name="kept"))
+    assert ran == ["a plain function", "the last"]
+    assert await names(database) == ["kept"]
+    assert "hook after commit failed" in [line["event"] for line in logs]
+
+
+async def test_hooks_run_to_their_end_where_their_caller_is_cancelled(database):
+    ran, is_running, may_end = [], asyncio.Event(), asyncio.Event()
+
+    async def slow():
+        is_running.set()
+        await may_end.wait()
+        ran.append("slow")
+
+    async def change():
+        async with database.transaction() as session:
+            await session.execute(things.insert().values(name="kept"))
+            on_commit(session, slow)
+            on_commit(session, noting(ran, "the one behind it"))
+
+    caller = asyncio.create_task(change())
+    await is_running.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert ran == []
+    may_end.set()
+    await database.wait_for_hooks()
+    assert ran == ["slow", "the one behind it"]
+
+
+def missing_file():
+    Path("/nothing/here").read_bytes()
+
+
+async def refused_connection():
+    await asyncio.open_connection("127.0.0.1", 1)
+
+
+async def own_deadline():
+    async with asyncio.timeout(0.01):
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    "what", ["file", "file in run_sync", "connection", "time-out", "time-out of a statement"]
+)
+@pytest.mark.parametrize("kind", ["transaction", "read_session"])
+async def test_what_the_block_itself_could_not_reach_is_not_told_as_the_database(database, kind, what):
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - FileNotFoundError, ConnectionRefusedError, TimeoutError
+        async with getattr(database, kind)() as session:
+            await session.execute(select(things.c.name))
+            if what == "file":
+                missing_file()
+            elif what == "file in run_sync":
+                await session.run_sync(lambda _: missing_file())
+            elif what == "connection":
+                await refused_connection()
+            elif what == "time-out":
+                await own_deadline()
+            else:
+                async with asyncio.timeout(0):
+                    await session.execute(select(things.c.name))
+    assert not isinstance(caught.value, ServiceUnavailableException)
 
 
 @pytest.mark.parametrize("server", ["primary", "replica"])

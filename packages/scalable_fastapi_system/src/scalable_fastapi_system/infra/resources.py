@@ -57,6 +57,7 @@ class Resources:
 
     async def stop(self) -> None:
         """Closes what was opened, in the opposite order."""
+        await self.database.wait_for_hooks()  # which use the rest
         http: HttpClient | None = self.__dict__.pop("http", None)
         if http is not None:
             await http.close()

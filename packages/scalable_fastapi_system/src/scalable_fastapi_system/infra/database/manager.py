@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -36,7 +37,12 @@ from scalable_fastapi_system.infra.database.connecting import (
 )
 from scalable_fastapi_system.infra.database.liveness import check_before_use
 from scalable_fastapi_system.infra.database.observe import watch_statements
-from scalable_fastapi_system.infra.database.outage import as_unavailable, is_read_only, is_unavailable
+from scalable_fastapi_system.infra.database.outage import (
+    as_unavailable,
+    is_of_the_session,
+    is_read_only,
+    is_unavailable,
+)
 from scalable_fastapi_system.infra.database.pool import LingeringPool
 from scalable_fastapi_system.infra.database.replica import ReadingSession, Replica, ask
 from scalable_fastapi_system.infra.database.sqlite import SqliteConnections
@@ -44,21 +50,35 @@ from scalable_fastapi_system.infra.database.urls import async_url, asyncpg_dsn, 
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 
-_HOOKS = "after_commit"
+_log = structlog.get_logger("database")
 
-AfterCommit = Callable[[], Awaitable[None]]
+_HOOKS = "after_commit"
+_LAST_HOOKS_SECONDS = 5.0
+
+AfterCommit = Callable[[], Awaitable[object] | None]
 
 
 def on_commit(session: AsyncSession, hook: AfterCommit) -> None:
     """Runs `hook` once this session's transaction has been committed by `DatabaseManager.transaction`.
 
-    A rollback forgets it, that of a savepoint what was added within. The hook must not raise for anything that the
-    caller should know: by then the data is stored and the answer is yes.
+    A rollback forgets it, that of a savepoint what was added within. Hooks run in the order in which they were added. One
+    that raises is logged, and the others run all the same: by then the data is stored and the answer is yes. They run to
+    their end where who waits for them is cancelled.
     """
     own = session.sync_session
     # It belongs to what a rollback would undo now; where nothing is begun yet, to what this begins.
     made_in = own.get_nested_transaction() or own.get_transaction() or own.begin()
     own.info.setdefault(_HOOKS, []).append((made_in, hook))
+
+
+async def _run_hooks(hooks: Sequence[AfterCommit]) -> None:
+    for hook in hooks:
+        try:
+            result = hook()
+            if isinstance(result, Awaitable):
+                await result
+        except Exception:  # noqa: BLE001 - whatever a hook raises
+            _log.exception("hook after commit failed", hook=getattr(hook, "__qualname__", repr(hook)))
 
 
 class _Session(Session):
@@ -106,6 +126,7 @@ class DatabaseManager:
             weakref.WeakKeyDictionary()
         )
         self._asyncpg_pool: Any = None  # the home loop's
+        self._hooks_running: set[asyncio.Task[None]] = set()
         self._sqlite = SqliteConnections()
         if settings.is_ephemeral:
             # A file and not :memory:, because sync and async sessions, threads and loops must see one database.
@@ -203,8 +224,14 @@ class DatabaseManager:
                 yield session
                 await session.commit()
             hooks: list[tuple[SessionTransaction, AfterCommit]] = session.info.pop(_HOOKS, [])
-        for _, hook in hooks:
-            await hook()
+        if hooks:
+            await self._run_after_commit([hook for _, hook in hooks])
+
+    async def _run_after_commit(self, hooks: Sequence[AfterCommit]) -> None:
+        running = asyncio.create_task(_run_hooks(hooks))
+        self._hooks_running.add(running)
+        running.add_done_callback(self._hooks_running.discard)
+        await asyncio.shield(running)
 
     @contextlib.asynccontextmanager
     async def read_session(self) -> AsyncIterator[AsyncSession]:
@@ -260,6 +287,8 @@ class DatabaseManager:
             yield
         except (PoolTimeoutError, OSError, DBAPIError) as error:
             await _quietly(session.rollback())
+            if isinstance(error, OSError) and not is_of_the_session(error):
+                raise  # a file, a socket, a time-out of the block's own
             if is_read_only(error):
                 if is_reading:
                     raise  # a write where none belongs
@@ -318,6 +347,13 @@ class DatabaseManager:
         if self.replica is not None:
             await self.replica.database.start()
         await asyncio.to_thread(self.ensure_schema)
+
+    async def wait_for_hooks(self) -> None:
+        """Waits, for some seconds at the most, for the hooks after commits whose callers were cancelled."""
+        loop = asyncio.get_running_loop()
+        running = {task for task in list(self._hooks_running) if task.get_loop() is loop}
+        if running:
+            await asyncio.wait(running, timeout=_LAST_HOOKS_SECONDS)
 
     async def stop(self) -> None:
         """Closes every pooled connection. The manager can be started again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traceback import walk_tb
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -36,6 +37,16 @@ def as_unavailable(error: BaseException) -> ServiceUnavailableException | None:
     if is_unavailable(error):
         return ServiceUnavailableException("The database cannot be reached at the moment")
     return None
+
+
+def is_of_the_session(error: BaseException) -> bool:
+    """Whether an error in a session's block was raised by the session, rather than by what else runs in the block.
+
+    A lost connection is a bare OSError where the driver's errors are not wrapped, as is a file that is not there. Read from
+    the traceback: work with the database passes through these, `run_sync` with a function of the caller's through neither.
+    """
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    return any(module.startswith(("sqlalchemy.engine", "sqlalchemy.pool")) for module in modules)
 
 
 def is_undone(error: BaseException) -> bool:
