@@ -61,6 +61,12 @@ def test_the_envelope_carries_the_request_id_and_the_members_beside_data():
     }
 
 
+@pytest.mark.parametrize("status", [204, 205, 304])
+def test_what_has_no_body_has_no_envelope(status):
+    response = respond(HTTPConnection({"type": "http"}), None, status_code=status, headers={"x-a": "b"})
+    assert (response.status_code, response.body, response.headers["x-a"]) == (status, b"", "b")
+
+
 def test_a_member_may_not_hide_one_of_the_envelope():
     with pytest.raises(ValueError, match="success"):
         respond(HTTPConnection({"type": "http"}), success=False)

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 T = TypeVar("T")
 
+BODILESS = frozenset({204, 205, 304})
 _RESERVED = frozenset({"success", "message", "data", "request_id"})
 
 
@@ -52,12 +53,14 @@ def respond(
     headers: Mapping[str, str] | None = None,
     **top: Any,
 ) -> Response:
-    """The envelope around `data`; `top` adds members beside it.
+    """The envelope around `data`; `top` adds members beside it. Nothing where the status has no body (204, 205, 304).
 
     Raises ValueError where a top member would hide one of the envelope's own.
     """
     if top and not _RESERVED.isdisjoint(top):
         raise ValueError(f"{_RESERVED & top.keys()} belong to the envelope")
+    if status_code in BODILESS:  # a server that was given one ends the connection
+        return Response(status_code=status_code, headers=dict(headers) if headers else None)
     body = {
         "success": True,
         "message": message,
