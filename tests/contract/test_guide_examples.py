@@ -37,6 +37,7 @@ from scalable_fastapi_system import (
     get_current_active_user,
     get_current_user,
     get_db,
+    install_error_handlers,
 )
 from sqlalchemy.orm import Session, load_only
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -316,6 +317,38 @@ def test_a_session_as_a_dependency_of_one_s_own_endpoint():
         return {"users": db.query(User).count()}
 
     assert TestClient(app).get("/count").json() == {"users": 0}
+
+
+@pytest.mark.parametrize("place", ["alone", "mounted"])
+def test_the_dependencies_on_an_application_of_one_s_own(place):
+    """As the guide makes it, by FastAPI's class: they use the resources of the application made last, or the settings'."""
+    platform = create_app()
+    own = FastAPI()
+    install_error_handlers(own)
+
+    @own.get("/count")
+    def count(db: Session = Depends(get_db)):
+        return {"users": db.query(User).count()}
+
+    @own.get("/mine")
+    async def mine(current_user=Depends(get_current_active_user)):
+        return {"username": current_user.username}
+
+    platform.mount("/own", own)
+    client = TestClient(platform)
+    client.post(
+        "/auth/register", json={"username": "dep_2", "email": "d2@example.com", "password": GOOD_PASSWORD}
+    )
+    login = client.post("/auth/login", data={"username": "dep_2", "password": GOOD_PASSWORD}).json()
+    if place == "alone":
+        client, prefix = TestClient(own), ""
+    else:
+        prefix = "/own"
+    assert client.get(f"{prefix}/count").json() == {"users": 1}
+    headers = {"Authorization": f"Bearer {login['access_token']}"}
+    assert client.get(f"{prefix}/mine", headers=headers).json() == {"username": "dep_2"}
+    refused = client.get(f"{prefix}/mine")
+    assert (refused.status_code, refused.json()["success"]) == (401, False)
 
 
 # -- Rate Limiting -------------------------------------------------------------------------------------------

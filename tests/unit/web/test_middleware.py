@@ -8,7 +8,7 @@ import weakref
 import httpx
 import pytest
 import structlog
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import EventSourceResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict
@@ -659,6 +659,23 @@ async def test_included_routers_keep_their_prefix_dependencies_and_overrides():
         assert (body["name"], body["who"], body["outer"]) == ("bob", "real", True)
         app.dependency_overrides[who] = lambda: "fake"
         assert (await client.get("/api/inner/bob/x")).json()["who"] == "fake"
+
+
+async def test_what_an_http_exception_tells_beside_its_status_reaches_the_client():
+    app = make_app()
+
+    @app.get("/left")
+    async def left():
+        raise HTTPException(409, detail={"code": "LEFT", "left": 3})
+
+    async with client_of(app) as client:
+        body = (await client.get("/left")).json()
+        assert (body["message"], body["detail"], body["data"]) == (
+            "Conflict",
+            "Conflict",
+            {"code": "LEFT", "left": 3},
+        )
+        assert "data" not in (await client.get("/nowhere")).json()
 
 
 async def test_a_route_added_while_serving_is_found():

@@ -50,6 +50,7 @@ _HOMES = {
     "AuthorizationException": "kit.errors",
     "NotFoundException": "kit.errors",
     "ConflictException": "kit.errors",
+    "install_error_handlers": "web.problems",
     # composition
     "Domain": "kit.domain",
     "Product": "kit.domain",

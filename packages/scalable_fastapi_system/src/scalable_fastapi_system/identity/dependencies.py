@@ -25,8 +25,9 @@ from scalable_fastapi_system.identity.principal import (
     grantable_scopes,
     known_scopes,
 )
-from scalable_fastapi_system.identity.runtime import Identity
+from scalable_fastapi_system.identity.runtime import Identity, identity_of
 from scalable_fastapi_system.kit.errors import AuthenticationException, AuthorizationException
+from scalable_fastapi_system.web.dependencies import get_resources
 from scalable_fastapi_system.web.envelope import request_id_of
 
 BEARER_SCHEME = "BearerToken"
@@ -35,11 +36,11 @@ _MAX_USER_AGENT_CHARACTERS = 200
 
 
 def get_identity(connection: HTTPConnection) -> Identity:
-    """The identity of the application that this request reached."""
+    """The identity of the application that this request reached, or of `get_resources` where that has none of its own."""
     state = connection.app.state
     found: Identity | None = getattr(state, "identity", None)
     if found is None:
-        found = state.identity = Identity(state.resources)
+        found = state.identity = identity_of(get_resources(connection))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,6 +17,16 @@ from scalable_fastapi_system.identity.throttle import LocalAttempts, SharedAttem
 from scalable_fastapi_system.infra.database import on_commit
 from scalable_fastapi_system.infra.resources import Resources
 from scalable_fastapi_system.kit.clock import SYSTEM_CLOCK, Clock
+
+# Weak on both sides: the database's sessions know the resources, and who made an identity keeps it.
+_made: weakref.WeakKeyDictionary[Resources, weakref.ref[Identity]] = weakref.WeakKeyDictionary()
+
+
+def identity_of(resources: Resources) -> Identity:
+    """The one made with these resources, which hears of changes once it is started; else a new one."""
+    made = _made.get(resources)
+    found = made() if made is not None else None
+    return found if found is not None else Identity(resources)
 
 
 class Identity:
@@ -36,6 +47,7 @@ class Identity:
         )
         attempts = SharedAttempts(redis) if redis.is_configured else LocalAttempts()
         self.throttle = SignInThrottle(self.settings.security, attempts, clock=clock)
+        _made[resources] = weakref.ref(self)
 
     @property
     def sign_in_lifetime(self) -> timedelta:

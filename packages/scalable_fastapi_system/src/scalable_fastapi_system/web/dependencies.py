@@ -57,9 +57,11 @@ def default_resources() -> Resources:
 
 
 def get_resources(connection: HTTPConnection) -> Resources:
-    """The resources of the application that this request reached."""
-    resources: Resources = connection.app.state.resources
-    return resources
+    """The resources of the application that this request reached; where that was not made by `create_app`, such as one that
+    is mounted in it, `default_resources()`.
+    """
+    resources: Resources | None = getattr(connection.app.state, "resources", None)
+    return resources if resources is not None else default_resources()
 
 
 def get_db(connection: HTTPConnection = None) -> Iterator[Session]:  # type: ignore[assignment]

@@ -18,12 +18,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scalable_fastapi_system.kit.errors import APIException, FieldProblem
-from scalable_fastapi_system.web.envelope import request_id_of, to_json
+from scalable_fastapi_system.web.envelope import BODILESS, request_id_of, to_json
 from scalable_fastapi_system.web.route_table import allowed_methods
 
 MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:scalable-fastapi-system:error:"
-_BODILESS = frozenset({204, 205, 304})
 # Named here where our own name differs from the phrase, or where the phrase differs between Python versions.
 _CODES = {
     401: "AUTHENTICATION_ERROR",
@@ -58,6 +57,10 @@ class Problem(BaseModel):
     status: int = Field(description="RFC 9457: the HTTP status.")
     detail: str = Field(description="RFC 9457: this occurrence, for people.")
     instance: str = Field(description="RFC 9457: the path of the request.")
+    data: Any = Field(
+        default=None,
+        description="Where an `HTTPException` has a `detail` that is no text: that. Else left out.",
+    )
 
 
 def problem_body(
@@ -142,7 +145,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == 405 and "Allow" in headers:
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
         headers["Allow"] = ", ".join(allowed_methods(request.app, path)) or headers["Allow"]
-    return _response(request, status=error.status_code, message=detail, headers=headers)
+    data = None if isinstance(error.detail, str) else error.detail
+    return _response(request, status=error.status_code, message=detail, headers=headers, data=data)
 
 
 def _response(
@@ -154,8 +158,9 @@ def _response(
     title: str | None = None,
     problems: Sequence[FieldProblem] = (),
     headers: Mapping[str, str] | None = None,
+    data: Any = None,
 ) -> Response:
-    if status in _BODILESS:
+    if status in BODILESS:
         return Response(status_code=status, headers=dict(headers or {}))
     body = problem_body(
         status=status,
@@ -166,6 +171,8 @@ def _response(
         title=title,
         problems=problems,
     )
+    if data is not None:
+        body["data"] = data
     return Response(to_json(body), status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
