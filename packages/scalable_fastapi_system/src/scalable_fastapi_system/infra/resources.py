@@ -25,6 +25,11 @@ class Resources:
     """Settings, product and stores of one process."""
 
     def __init__(self, settings: Settings, product: Product | None = None) -> None:
+        """Raises TypeError where the two are not what they should be: `create_app(product)` is easily written."""
+        if not isinstance(settings, Settings) or not isinstance(product, Product | None):
+            raise TypeError(
+                f"settings and a product are needed, and not {settings!r} and {product!r}: product=…?"
+            )
         self.settings = settings
         self.product = product or Product()
         migrations = (self.product.migrations,) if self.product.migrations else ()

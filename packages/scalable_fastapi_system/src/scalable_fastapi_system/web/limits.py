@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -15,12 +16,23 @@ IDEMPOTENT_ATTRIBUTE = "__takes_idempotency_keys__"
 
 
 def body_limit(limit_bytes: int) -> Callable[[F], F]:
-    """Lets this endpoint take bodies up to `limit_bytes` in place of `API__MAX_BODY_BYTES`."""
+    """Lets this endpoint take bodies up to `limit_bytes` in place of `API__MAX_BODY_BYTES`.
+
+    Raises TypeError for what is no number of bytes: it would be noticed at the first request only.
+    """
+    if not isinstance(limit_bytes, int) or limit_bytes < 0:
+        raise TypeError(
+            f"body_limit takes a number of bytes, for instance 10_000_000, and not {limit_bytes!r}"
+        )
     return _mark(BODY_LIMIT_ATTRIBUTE, limit_bytes)
 
 
-def request_timeout(seconds: float | None) -> Callable[[F], F]:
-    """Gives this endpoint its own time limit; None for none (streams, uploads)."""
+def request_timeout(seconds: float | timedelta | None) -> Callable[[F], F]:
+    """Gives this endpoint its own time limit; None for none (streams, uploads). Raises TypeError for what is no time above 0."""
+    if isinstance(seconds, timedelta):
+        seconds = seconds.total_seconds()
+    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
+        raise TypeError(f"request_timeout takes seconds above 0, a timedelta or None, and not {seconds!r}")
     return _mark(TIMEOUT_ATTRIBUTE, seconds)
 
 
