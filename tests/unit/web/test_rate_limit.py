@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from scalable_fastapi_system.infra.cache import CacheManager
+from scalable_fastapi_system.infra.rate_limit import RateLimiter
 from scalable_fastapi_system.infra.redis import RedisConnections
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.errors import ConfigurationError
@@ -24,6 +26,13 @@ from starlette.types import Scope
 from structlog.testing import capture_logs
 
 MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture(autouse=True)
+def a_minute_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window ends with the wall clock's minute: a test that crossed it would be admitted once more."""
+    limiter = partial(RateLimiter, wall=lambda: 1_800_000_010.0)
+    monkeypatch.setattr("scalable_fastapi_system.web.rate_limit.RateLimiter", limiter)
 
 
 def add_routes(app: FastAPI) -> None:
