@@ -283,15 +283,18 @@ async def test_a_full_process_refuses_and_the_connection_is_idle_again(full: Gua
 
 
 async def test_a_refusal_begins_the_idle_time_anew(full: GuardedHttpProtocol) -> None:
-    full.timeout_keep_alive = 0.4  # type: ignore[assignment] # uvicorn's are whole seconds
+    full.timeout_keep_alive = 600  # nothing here waits for it: the timer is due when the test says so
     full.data_received(REQUEST)
-    await asyncio.sleep(0.25)
+    first = full.timeout_keep_alive_task
+    assert first is not None
+    full._refused_at -= 700
     full.data_received(REQUEST)
-    await asyncio.sleep(0.25)
+    full.timeout_keep_alive_handler()
     assert not full.transport.is_closing()
-    async with asyncio.timeout(30):
-        while not full.transport.is_closing():
-            await asyncio.sleep(0.02)
+    assert full.timeout_keep_alive_task is not first, "it waits for the rest of the new time"
+    full._refused_at -= 700
+    full.timeout_keep_alive_handler()
+    assert full.transport.is_closing()
 
 
 async def test_what_comes_in_the_middle_of_something_is_not_refused_by_its_bytes(
