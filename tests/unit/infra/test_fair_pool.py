@@ -55,16 +55,20 @@ async def test_what_nobody_waits_for_is_kept(holder: Holder) -> None:
 async def test_a_wait_ends_with_its_patience_and_later_ones_with_theirs(holder: Holder) -> None:
     line = _Line(1, 0.2)
     loop = asyncio.get_running_loop()
-    first = await begun(line)
-    await asyncio.sleep(0.1)
-    began = loop.time()
-    second = await begun(line)
+    first, second = asyncio.create_task(line.get()), asyncio.create_task(line.get())
+    await asyncio.sleep(0)
+    since, handed = line._waiting[1]
+    line._waiting[1] = (since + 60, handed)  # so much later that no busy machine ends both at once
     with pytest.raises(PoolTimeoutError):
         await first
     assert not second.done()
+    assert line._timer is not None
+    assert line._timer.when() > since + 60
+    line._timer.cancel()
+    line._waiting[0] = (since - 60, handed)
+    line._end_waits(loop, 0.2)
     with pytest.raises(PoolTimeoutError):
         await second
-    assert loop.time() - began > 0.19
     line.put_nowait(holder)  # to nobody that has gone
     assert await line.get() is holder
 
