@@ -300,12 +300,13 @@ async def test_a_change_in_another_process_overtakes_a_load_in_this_one(
 
 
 async def test_a_load_longer_than_its_lock_stays_the_only_one(make_cache: MakeCache, source: Source) -> None:
-    one, two = make_cache(lock_seconds=0.2), make_cache(lock_seconds=0.2)
+    # Renewed each second, so that a busy machine has two more to do it in.
+    one, two = make_cache(lock_seconds=3), make_cache(lock_seconds=3)
     source.gate = asyncio.Event()
     first = asyncio.create_task(one.get_or_load("k", source.load))
     await until(lambda: source.loads == 1)
     second = asyncio.create_task(two.get_or_load("k", source.load))
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(3.5)
     assert source.loads == 1
     source.gate.set()
     assert await asyncio.gather(first, second) == ["value", "value"]
