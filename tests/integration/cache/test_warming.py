@@ -32,12 +32,16 @@ async def test_one_of_all_processes_warms_at_a_time(make_cache: MakeCache) -> No
 async def test_by_schedule_the_turn_goes_round(make_cache: MakeCache) -> None:
     runs: list[int] = []
     caches = [make_cache() for _ in range(3)]
+    loop = asyncio.get_running_loop()
 
     async def warm() -> None:
         runs.append(1)
 
+    began = loop.time()
     for cache in caches:
         cache.warm(warm, every_seconds=0.2)
         await cache.start()
     await asyncio.sleep(1.1)
-    assert 3 <= len(runs) <= 8, "about one run in each period, not three"
+    await until(lambda: len(runs) >= 3, 30)
+    # A turn is claimed for nine tenths of the period; the first comes at once, and one more is for rounding.
+    assert len(runs) <= (loop.time() - began) / 0.18 + 2, "about one run in each period, not three"
