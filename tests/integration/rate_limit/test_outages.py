@@ -23,14 +23,18 @@ PAUSE_SECONDS = 0.2
 @pytest.fixture
 def make_one(make_limiter: MakeLimiter, disposable_redis: Redis) -> MakeLimiter:
     def make(**options: float) -> RateLimiter:
-        return make_limiter(
-            url=disposable_redis.url(),
-            retry_after_failure_seconds=PAUSE_SECONDS,
-            store_timeout_seconds=options.pop("store_timeout_seconds", 0.04),
-            **options,
-        )
+        # A Redis that was stopped refuses at once, and to one that answers a busy machine may listen late.
+        patience = {"command_timeout_seconds": 10.0, "connect_timeout_seconds": 10.0}
+        limits = {"retry_after_failure_seconds": PAUSE_SECONDS, "store_timeout_seconds": 0.04}
+        return make_limiter(url=disposable_redis.url(), **{**patience, **limits, **options})
 
     return make
+
+
+async def end_of_pause(limiter: RateLimiter) -> None:
+    """Waits until Redis is asked again."""
+    while limiter._redis.is_away:
+        await asyncio.sleep(0.02)
 
 
 async def slowest(limiter: RateLimiter, policy: Policy, tries: int) -> float:
@@ -87,41 +91,49 @@ async def test_what_was_admitted_meanwhile_is_charged_afterwards(
     make_one: MakeLimiter, disposable_redis: Redis
 ) -> None:
     await within_a_window()
-    one, two, policy = make_one(), make_one(), Policy.parse("user", "60/day")
+    one, two = make_one(store_timeout_seconds=5.0), make_one(store_timeout_seconds=5.0)
+    policy = Policy.parse("user", "60/day")
     assert await admitted(one, policy, 10) == 10
     disposable_redis.stop()  # it comes back with its data
     assert await admitted(one, policy, 20) == 20
-    await asyncio.sleep(PAUSE_SECONDS)
+    await end_of_pause(one)
     assert await admitted(one, policy, 1) == 1, "asks Redis again, in vain"
     disposable_redis.start()
-    await asyncio.sleep(PAUSE_SECONDS)
+    await end_of_pause(one)
     assert await admitted(one, policy, 1) == 1
-    await asyncio.sleep(PAUSE_SECONDS)
     assert await admitted(two, policy, 100) == 28
 
 
 async def test_what_was_admitted_beside_a_frozen_redis_is_charged_afterwards(
-    make_one: MakeLimiter, disposable_redis: Redis
+    make_one: MakeLimiter, disposable_redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await within_a_window()
-    one, two = make_one(command_timeout_seconds=0.1), make_one(store_timeout_seconds=5.0)
+    one, two = make_one(), make_one(store_timeout_seconds=5.0)
     policy, rounds = Policy.parse("user", "60/day"), 5
     assert await admitted(one, policy, 1) == 1
+    await one.stop()  # waits for an answer that is late, so that each round has a question of its own
     disposable_redis.child.freeze()
-    for _ in range(rounds):
-        assert await admitted(one, policy, 5) == 5
-        await asyncio.sleep(0.1 + PAUSE_SECONDS)
+    with monkeypatch.context() as frozen:
+        frozen.setattr(one._redis.settings, "command_timeout_seconds", 0.1)
+        for _ in range(rounds):
+            failures = one._redis.failures
+            assert await admitted(one, policy, 5) == 5
+            async with asyncio.timeout(30):
+                while one._redis.failures == failures:
+                    await asyncio.sleep(0.02)
+            await end_of_pause(one)
     disposable_redis.child.thaw()
     assert await admitted(one, policy, 1) == 1
-    await asyncio.sleep(0.05)
+    await one.stop()  # waits for the answer
     left = await admitted(two, policy, 100)
     # Each question in vain may have been given the one that it asked for; whoever waited for it has gone.
-    assert 60 - 27 - rounds <= left <= 60 - 27
+    assert 60 - 27 - one._redis.failures <= left <= 60 - 27
 
 
 async def test_what_is_owed_is_charged_once_though_the_answer_to_it_was_lost(redis_url: str) -> None:
     await within_a_window(window_seconds=3600)
-    redis = RedisConnections(RedisSettings(redis_url=redis_url))
+    settings = RedisSettings(redis_url=redis_url, command_timeout_seconds=10.0, connect_timeout_seconds=10.0)
+    redis = RedisConnections(settings)
     shared, policy = SharedCounts(redis), Policy.parse("user", "60/day;100/hour")
     keys = shared.keys("somebody", policy.rates)
 
@@ -155,12 +167,13 @@ async def test_an_answer_that_comes_too_late_is_used_all_the_same(
     one, two = make_one(), make_one(store_timeout_seconds=5.0)
     policy = Policy.parse("user", "60/day")
     await decide(one, policy)
+    await one.stop()  # waits for its answer, so that the next question is the late one
     disposable_redis.child.freeze()
     assert await admitted(one, policy, 5) == 5
     disposable_redis.child.thaw()
-    await asyncio.sleep(PAUSE_SECONDS)
+    await one.stop()  # waits for the answer
     assert await admitted(one, policy, 1) == 1
-    await asyncio.sleep(0.05)
+    await one.stop()
     assert await admitted(two, policy, 100) == 53
 
 
