@@ -98,8 +98,8 @@ async def test_a_crashed_database_costs_no_worker_and_no_job(
     fragile: Lab, disposable_database: DisposableDatabase, work: Any
 ) -> None:
     worker = await fragile.start_worker()
-    handles = [await fragile.client.enqueue_now(work, seconds=0.5) for _ in range(10)]
-    await fragile.until(handles[-1].id, lambda found: found.state is JobState.RUNNING)
+    handles = [await fragile.client.enqueue_now(work, seconds=2) for _ in range(10)]
+    await fragile.until(handles[-1].id, lambda found: found.state is not JobState.QUEUED)
     await asyncio.to_thread(disposable_database.kill)
     with pytest.raises(ServiceUnavailableException):
         await fragile.client.enqueue_now(work)
