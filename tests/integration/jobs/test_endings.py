@@ -43,7 +43,7 @@ async def test_a_job_that_would_wait_again_is_cancelled_if_that_was_asked_for(
     worker._helpers[0].cancel()  # no beat tells the handler of the cancel before it ends
     await any_lab.client.cancel(handle.id)
     may_end.set()
-    ended = await any_lab.ended(handle.id, timeout_seconds=3)
+    ended = await any_lab.ended(handle.id)
     assert ended.state is JobState.CANCELLED
     assert ended.finished_at is not None
 
@@ -83,7 +83,7 @@ async def test_a_handler_that_is_cancelled_from_inside_has_failed(
 
     await any_lab.start_worker()
     handle = await any_lab.client.enqueue_now(self_cancelling)
-    ended = await any_lab.ended(handle.id, timeout_seconds=5)
+    ended = await any_lab.ended(handle.id)
     assert (ended.state, attempts) == (JobState.FAILED, [1])
     assert ended.error["type"] == "CancelledError"
 
@@ -110,7 +110,7 @@ async def test_what_is_raised_and_is_no_exception_is_a_failure_all_the_same(
     )
     await any_lab.start_worker()
     handle = await any_lab.client.enqueue_now(panicking)
-    ended = await any_lab.ended(handle.id, timeout_seconds=5)
+    ended = await any_lab.ended(handle.id)
     assert (ended.state, attempts) == (JobState.FAILED, [1, 2])
     assert "PanicException" in ended.error["type"]
 
@@ -128,7 +128,7 @@ async def test_an_error_that_cannot_be_told_is_a_failure_all_the_same(
 
     await any_lab.start_worker()
     handle = await any_lab.client.enqueue_now(untellable)
-    ended = await any_lab.ended(handle.id, timeout_seconds=5)
+    ended = await any_lab.ended(handle.id)
     assert ended.state is JobState.FAILED
     assert "UntellableError" in ended.error["type"]
 
@@ -163,7 +163,7 @@ async def test_the_span_of_an_attempt_that_failed_is_an_error_with_the_type_and_
         await lab.start_worker()
         for fails in (True, False):
             handle = await lab.client.enqueue_now(mixed, fails=fails)
-            await lab.ended(handle.id, timeout_seconds=5)
+            await lab.ended(handle.id)
     finally:
         stop_tracing()
     spans = [span for span in exporter.get_finished_spans() if span.name == "job mixed"]
