@@ -17,7 +17,11 @@ from scalable_fastapi_system.infra.settings import Settings
 async def main(url: str, key: str, callers: int, load_seconds: float, lock_seconds: float) -> None:
     cache = CacheManager(
         Settings(
-            _env_file=None, environment="test", redis={"redis_url": url}, cache={"lock_seconds": lock_seconds}
+            _env_file=None,
+            environment="test",
+            # Patient, because the machine that runs the tests may be busy.
+            redis={"redis_url": url, "command_timeout_seconds": 10.0, "connect_timeout_seconds": 10.0},
+            cache={"lock_seconds": lock_seconds},
         )
     )
     await cache.start()

@@ -55,13 +55,13 @@ async def test_500_cold_callers_in_4_processes_make_one_load(redis_url: str) -> 
 
 
 async def test_a_dead_lock_holder_is_recovered_in_its_locks_time(redis_url: str) -> None:
-    lock_seconds = 1.0
+    lock_seconds = 5.0  # it is renewed each third of this: the rest is what a busy machine may take
     holder = await process(redis_url, callers=1, load_seconds=600, lock_seconds=lock_seconds)
     begin(holder)
     assert await said(holder) == "loading"
     waiting = await process(redis_url, callers=50, load_seconds=0, lock_seconds=lock_seconds)
     begin(waiting)
-    await asyncio.sleep(2 * lock_seconds)  # it lives, so its lock does
+    await asyncio.sleep(1.3 * lock_seconds)  # it lives, so its lock does
     assert waiting.returncode is None
     holder.kill()
     await holder.wait()

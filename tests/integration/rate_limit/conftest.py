@@ -23,11 +23,14 @@ MakeLimiter = Callable[..., RateLimiter]
 async def make_limiter(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[MakeLimiter]:
     """Limiters, stopped at the end. Each is like one more process."""
     made: list[tuple[RateLimiter, RedisConnections]] = []
+    is_redis_there = "disposable_redis" not in request.fixturenames
+    patient = {"command_timeout_seconds": PATIENT_SECONDS, "connect_timeout_seconds": PATIENT_SECONDS}
 
     def make(
         *, url: str = redis_url, store_timeout_seconds: float = PATIENT_SECONDS, **redis: Any
     ) -> RateLimiter:
-        connections = RedisConnections(RedisSettings(redis_url=url, **redis))
+        values = {**patient, **redis} if is_redis_there else redis
+        connections = RedisConnections(RedisSettings(redis_url=url, **values))
         limiter = RateLimiter(connections, store_timeout_seconds=store_timeout_seconds)
         made.append((limiter, connections))
         return limiter
@@ -36,7 +39,7 @@ async def make_limiter(request: pytest.FixtureRequest, redis_url: str) -> AsyncI
     for limiter, connections in made:
         await limiter.stop()
         await connections.stop()
-    if "disposable_redis" not in request.fixturenames:
+    if is_redis_there:
         # A refusal of Redis hides behind the process's own count; here it must show.
         assert [connections.failures for _, connections in made] == [0] * len(made)
 

@@ -14,7 +14,9 @@ from scalable_fastapi_system.infra.settings import RedisSettings
 
 
 async def main(url: str, rate: str, tries: int, at_once: int) -> None:
-    redis = RedisConnections(RedisSettings(redis_url=url, command_timeout_seconds=10))
+    redis = RedisConnections(
+        RedisSettings(redis_url=url, command_timeout_seconds=10, connect_timeout_seconds=10)
+    )
     limiter = RateLimiter(redis, store_timeout_seconds=10)
     policy = Policy.parse("user", rate)
     await redis.ping()
