@@ -22,7 +22,8 @@ async def make_cache(
 
     def make(*, url: str = redis_url, redis: dict[str, Any] | None = None, **cache: Any) -> CacheManager:
         # Patient, because the machine that runs the tests may be busy.
-        values = {"redis_url": url, "command_timeout_seconds": 10.0, **(redis or {})}
+        patient = {"command_timeout_seconds": 10.0, "connect_timeout_seconds": 10.0}
+        values = {"redis_url": url, **patient, **(redis or {})}
         manager = CacheManager(make_settings(redis=values, cache=cache))
         made.append(manager)
         return manager
@@ -46,7 +47,7 @@ def other(make_cache: MakeCache) -> CacheManager:
     return make_cache()
 
 
-async def until(is_so: Callable[[], bool | Awaitable[bool]], seconds: float = 5.0) -> None:
+async def until(is_so: Callable[[], bool | Awaitable[bool]], seconds: float = 30.0) -> None:
     """Waits until it is so; TimeoutError where it never is."""
     async with asyncio.timeout(seconds):
         while True:

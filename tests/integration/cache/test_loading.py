@@ -381,7 +381,8 @@ async def test_a_refresh_that_hangs_keeps_nobody_in_its_process_from_the_new_val
     cache, gate = make_cache(lock_seconds=0.1), asyncio.Event()
 
     def read(load: Callable[[], Awaitable[Any]], ttl: float) -> Awaitable[Any]:
-        return cache.get_or_load("k", load, ttl=ttl, stale_seconds=30)
+        # The old value may be given for longer than the new one is waited for.
+        return cache.get_or_load("k", load, ttl=ttl, stale_seconds=60)
 
     async def hang() -> str:
         await gate.wait()

@@ -105,7 +105,8 @@ async def test_what_was_changed_meanwhile_is_not_old_afterwards(
 
     The process that changed it asks its cache for nothing more, as a worker may that has done its job.
     """
-    cache, other = make_one(), make_one()
+    # Memory believes for longer than is waited below, so that what is seen there was heard.
+    cache, other = make_one(), make_one(memory_ttl_seconds=120)
     await listening(cache, other)
     await cache.set("p:k", "old", ttl=3600, tags=["t"])
     await remembers(other, "p:k")
