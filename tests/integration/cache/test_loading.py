@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from scalable_fastapi_system.infra.cache import CacheManager
+from scalable_fastapi_system.infra.cache import CacheManager, loading
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.errors import NotFoundException
 
@@ -117,13 +117,16 @@ async def test_a_cancelled_waiter_disturbs_nobody(any_cache: CacheManager, sourc
 
 
 async def test_none_is_kept_for_its_own_life(any_cache: CacheManager, source: Source) -> None:
+    def read(key: str, negative_ttl: float) -> Awaitable[Any]:
+        return any_cache.get_or_load(key, source.load, ttl=60, negative_ttl=negative_ttl)
+
     source.value = None
-    assert await any_cache.get_or_load("k", source.load, ttl=60, negative_ttl=0.1) is None
-    assert await any_cache.get_or_load("k", source.load, ttl=60, negative_ttl=0.1) is None
-    assert source.loads == 1
+    assert await read("short", 0.1) is None
+    assert await read("long", 60) is None
     source.value = "there"
     await asyncio.sleep(0.12)
-    assert await any_cache.get_or_load("k", source.load, ttl=60, negative_ttl=0.1) == "there"
+    assert await read("short", 0.1) == "there"
+    assert await read("long", 60) is None
 
 
 async def test_none_is_not_kept_where_that_is_wished(any_cache: CacheManager, source: Source) -> None:
@@ -136,11 +139,11 @@ async def test_none_is_not_kept_where_that_is_wished(any_cache: CacheManager, so
 async def test_stale_is_given_while_one_refreshes_in_the_background(
     any_cache: CacheManager, source: Source
 ) -> None:
-    def read() -> Awaitable[Any]:
-        return any_cache.get_or_load("k", source.load, ttl=0.1, stale_seconds=30)
+    def read(ttl: float = 60) -> Awaitable[Any]:
+        return any_cache.get_or_load("k", source.load, ttl=ttl, stale_seconds=30)
 
     source.value = "old"
-    assert await read() == "old"
+    assert await read(0.1) == "old"
     await asyncio.sleep(0.12)
     source.value, source.gate = "new", asyncio.Event()
     assert await asyncio.gather(*(read() for _ in range(20))) == ["old"] * 20
@@ -182,11 +185,11 @@ async def test_in_the_foreground_one_caller_refreshes_and_the_others_get_stale(
 async def test_processes_give_stale_while_another_one_refreshes(
     cache: CacheManager, other: CacheManager, source: Source
 ) -> None:
-    def read(manager: CacheManager) -> Awaitable[Any]:
-        return manager.get_or_load("k", source.load, ttl=0.1, stale_seconds=30)
+    def read(manager: CacheManager, ttl: float = 60) -> Awaitable[Any]:
+        return manager.get_or_load("k", source.load, ttl=ttl, stale_seconds=30)
 
     source.value = "old"
-    await read(cache)
+    await read(cache, 0.1)
     await asyncio.sleep(0.12)
     source.value, source.gate = "new", asyncio.Event()
     assert await read(cache) == "old"
@@ -204,20 +207,25 @@ async def test_processes_give_stale_while_another_one_refreshes(
 
 
 async def test_stale_answers_where_loading_fails_and_the_source_is_left_in_peace(
-    any_cache: CacheManager, source: Source
+    any_cache: CacheManager, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read() -> Awaitable[Any]:
-        return any_cache.get_or_load("k", source.load, ttl=0.1, stale_on_error_seconds=30)
+    def read(key: str) -> Awaitable[Any]:
+        return any_cache.get_or_load(key, source.load, ttl=0.1, stale_on_error_seconds=30)
 
-    await read()
+    await read("long pause")
+    await read("short pause")
     await asyncio.sleep(0.12)
     source.error = RuntimeError("the database is away")
+    monkeypatch.setattr(loading, "ERROR_PAUSE_SECONDS", 30.0)
     for _ in range(10):
-        assert await read() == "value"
-    assert source.loads == 2
+        assert await read("long pause") == "value"
+    assert source.loads == 3
+    monkeypatch.setattr(loading, "ERROR_PAUSE_SECONDS", 0.1)
+    assert await read("short pause") == "value"
     source.error, source.value = None, "new"
-    await asyncio.sleep(1.05)
-    assert await read() == "new"
+    await asyncio.sleep(0.12)
+    assert await read("short pause") == "new"
+    assert await read("long pause") == "value"
 
 
 async def test_stale_is_not_given_while_nothing_fails(any_cache: CacheManager, source: Source) -> None:
@@ -321,7 +329,7 @@ async def test_a_stuck_load_is_given_up_after_six_lock_times(make_cache: MakeCac
 
     first = asyncio.create_task(one.get_or_load("k", stuck))
     await tick()
-    assert await asyncio.wait_for(two.get_or_load("k", source.load), 3) == "value"
+    assert await asyncio.wait_for(two.get_or_load("k", source.load), 30) == "value"
     first.cancel()
 
 
