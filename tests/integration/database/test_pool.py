@@ -78,7 +78,7 @@ async def test_a_transaction_on_a_warm_connection_asks_nothing_but_its_own_state
 async def test_a_connection_that_the_server_closed_is_replaced_before_use(database, postgres_server, opened):
     pid = await ask(database)
     await asyncio.to_thread(terminate, postgres_server, pid)
-    await asyncio.sleep(0.2)  # the loop hears of it
+    await asyncio.sleep(0.05)  # the loop hears of it
     assert await ask(database) != pid
     assert len(opened) == 2
 
@@ -111,9 +111,10 @@ async def test_the_pool_of_a_service_that_starts_again_keeps_its_size(database):
 
 
 def terminate(server, pid):
+    """Ends a session of the server, and waits until it has ended."""
     from psycopg import sql
 
-    server.execute(sql.SQL("SELECT pg_terminate_backend({})").format(sql.Literal(pid)))
+    server.execute(sql.SQL("SELECT pg_terminate_backend({}, 30000)").format(sql.Literal(pid)))
 
 
 async def test_a_loop_that_ends_while_a_connection_is_closing_is_no_error(database, monkeypatch, caplog):
