@@ -76,13 +76,13 @@ def test_a_new_source_counts_and_another_file_does_not(loop):
 def test_a_command_that_fails_is_started_again_at_the_next_change(loop):
     folder, _ = loop
     log_of(folder, 1)
-    (folder / "service.py").write_text("raise SystemExit(3)")
+    (folder / "service.py").write_text('open("log", "a").write("failed\\n")\nraise SystemExit(3)')
     (folder / "packages" / "part.py").write_text("broken")
-    log_of(folder, 2)
+    assert log_of(folder, 3)[1:] == ["ended", "failed"]
     time.sleep(1.5)
     (folder / "service.py").write_text(SERVICE)
     (folder / "packages" / "part.py").write_text("mended")
-    assert log_of(folder, 3)[-1] == "started mended"
+    assert log_of(folder, 4)[3:] == ["started mended"]
 
 
 def test_its_end_is_the_end_of_the_command(loop):
