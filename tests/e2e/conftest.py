@@ -44,6 +44,7 @@ def system() -> Iterator[System]:
 @pytest.fixture
 def client(system: System) -> Iterator[httpx.Client]:
     """A client of the API through a port-forward of its own."""
+    system.api_at_rest()  # else it may lead to a pod that the autoscaler is about to take away
     with system.api() as client:
         yield client
 
