@@ -83,6 +83,25 @@ def test_retries_stay_within_a_tenth_of_the_calls():
         "fec0::1",
         "2002:7f00:1::",
         "ff02::1",
+        # inside of a cloud
+        "168.63.129.16",
+        "::ffff:168.63.129.16",
+        "64:ff9b::a83f:8110",
+        # which Python takes for public, or did in a former patch release
+        "192.0.0.8",
+        "192.0.0.9",
+        "192.0.0.192",
+        "64:ff9b::c000:c0",
+        "2001:1::1",
+        "2001:2::1",
+        "2001:20::1",
+        "2002:808:808::",
+        "3fff::1",
+        "3fff:fff:ffff::1",
+        # set aside, and outside of 2000::/3 from which every public address is
+        "100::1",
+        "100:0:0:1::1",
+        "5f00::1",
         "not an address",
     ],
 )
@@ -90,6 +109,18 @@ def test_an_address_inside_is_not_public_however_it_is_written(address):
     assert not is_public(address)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "93.184.216.34",
+        "8.8.8.8",
+        "::ffff:8.8.8.8",
+        "64:ff9b::808:808",
+        "168.63.129.17",
+        "192.0.1.1",
+        "2001:200::1",
+        "2606:2800:220:1:248:1893:25c8:1946",
+    ],
+)
 def test_an_address_outside_is_public(address):
     assert is_public(address)
