@@ -18,7 +18,7 @@ from scalable_fastapi_system.identity.service import recovery
 
 from hack.dev.layout import REPOSITORY
 from hack.dev.ports import find_free
-from tests.integration.identity.conftest import Account, Api, start_api
+from tests.integration.identity.conftest import PASSWORD, Account, Api, start_api
 from tests.support.oidc_provider import CLIENT_ID, CLIENT_SECRET
 
 pytestmark = pytest.mark.databases("sqlite", "postgres")
@@ -39,13 +39,8 @@ class Provider:
 
     issuer: str
 
-    def control(self, *faults: str, user: dict[str, Any] | None = None, rotate: bool = False) -> None:
-        body: dict[str, Any] = {
-            "faults": faults,
-            "user": user or USER,
-            "redirect_uri": CALLBACK,
-            "rotate": rotate,
-        }
+    def control(self, *faults: str, user: dict[str, Any] | None = None, **more: Any) -> None:
+        body: dict[str, Any] = {"faults": faults, "user": user or USER, "redirect_uri": CALLBACK, **more}
         httpx.post(f"{self.issuer}/control", json=body).raise_for_status()
 
 
@@ -66,9 +61,11 @@ def provider(provider_process: Provider) -> Provider:
     return provider_process
 
 
-def with_provider(identity_settings: Callable[..., Any], provider: Provider, **more: Any) -> Any:
+def with_provider(
+    identity_settings: Callable[..., Any], provider: Provider, *, public_url: str = PUBLIC_URL, **more: Any
+) -> Any:
     corp = {"issuer": provider.issuer, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
-    return identity_settings(oidc={"providers": {"corp": corp}}, mail={"public_url": PUBLIC_URL}, **more)
+    return identity_settings(oidc={"providers": {"corp": corp}}, mail={"public_url": public_url}, **more)
 
 
 @pytest.fixture
@@ -139,6 +136,61 @@ async def test_begin_asks_for_a_code_with_pkce_state_and_nonce(api: Api, provide
     assert "HttpOnly" in cookie
     assert "SameSite=lax" in cookie
     assert begun.headers["cache-control"] == "no-store"
+
+
+class StripsPath(httpx.AsyncBaseTransport):
+    """A proxy at `/app` that takes it away."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.raw_path.decode()
+        assert path.startswith("/app/")
+        behind = request.url.copy_with(raw_path=path.removeprefix("/app").encode())
+        return await self._inner.handle_async_request(
+            httpx.Request(
+                request.method,
+                behind,
+                headers=request.headers,
+                stream=request.stream,
+                extensions=request.extensions,
+            )
+        )
+
+
+@pytest.mark.parametrize("strips", [True, False], ids=["the proxy strips", "root_path"])
+async def test_service_below_a_path_gets_its_cookies_back(
+    identity_settings: Callable[..., Any], provider: Provider, strips: bool
+) -> None:
+    public_url = "https://host.test/app"
+    settings = with_provider(identity_settings, provider, public_url=public_url)
+    provider.control(redirect_uri=f"{public_url}/auth/oidc/corp/callback")
+    async with start_api(settings) as api:
+        transport: httpx.AsyncBaseTransport = (
+            StripsPath(httpx.ASGITransport(api.app))
+            if strips
+            else httpx.ASGITransport(api.app, root_path="/app")
+        )
+        async with httpx.AsyncClient(transport=transport, base_url=public_url) as browser:
+            begun = await browser.get("/auth/oidc/corp/login")
+            back = await at_the_provider(begun.headers["location"])
+            finished = await browser.get(back)
+            assert finished.status_code == 200, finished.text
+            assert "oidc_state" not in browser.cookies, "it is deleted where it was set"
+            await api.account("ada")
+            form = {"username": "ada", "password": PASSWORD}
+            assert (await browser.post("/auth/login", data=form)).status_code == 200
+            again = await browser.post("/auth/login", data=form)
+            assert "known_device" in again.request.headers["cookie"]
+
+
+async def test_device_is_known_on_a_host_that_is_not_the_one_of_the_pages(
+    identity_settings: Callable[..., Any],
+) -> None:
+    async with start_api(identity_settings(mail={"public_url": "https://pages.test/app"})) as api:
+        await api.account("ada")
+        assert "known_device" in (await api.sign_in("ada")).request.headers["cookie"]
 
 
 async def test_callback_without_the_cookie_of_its_beginning_is_refused(api: Api) -> None:

@@ -24,7 +24,6 @@ from scalable_fastapi_system.web.limits import carries_secrets, rate_limit
 router = APIRouter(tags=["other providers"])
 
 STATE_COOKIE = "oidc_state"
-_COOKIE_PATH = "/auth/oidc"
 AccountHolder = Annotated[Principal, requires(ACCOUNT_MANAGE)]
 ProviderName = Annotated[str, Path(max_length=64, description="As the settings name it.")]
 
@@ -120,7 +119,7 @@ async def finish(
             )
     data = sessions.issue(identity.security, user=user, sign_in=opened, now=now).model_dump()
     response = respond(request, data, "Signed in", headers={"cache-control": "no-store"}, **data)
-    response.delete_cookie(STATE_COOKIE, path=_COOKIE_PATH)
+    response.delete_cookie(STATE_COOKIE, path=_cookie_path(identity))
     return response
 
 
@@ -149,12 +148,17 @@ async def remove_identity(
     return respond(request, None, "Provider removed")
 
 
+def _cookie_path(identity: Identity) -> str:
+    # Of the redirect URI, as the browser sees it: a proxy may take a part of that off before it comes here.
+    return f"{identity.settings.mail.public_path}/auth/oidc"
+
+
 def _set_cookie(request: Request, response: Response, identity: Identity, value: str) -> None:
     response.set_cookie(
         STATE_COOKIE,
         value,
         max_age=int(STATE_LIFETIME.total_seconds()),
-        path=_COOKIE_PATH,
+        path=_cookie_path(identity),
         secure=identity.settings.is_production or request.url.scheme == "https",
         httponly=True,
         samesite="lax",  # the provider's redirect comes from another site

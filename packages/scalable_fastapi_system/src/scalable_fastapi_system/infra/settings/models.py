@@ -494,6 +494,16 @@ class MailSettings(_Section):
             raise ValueError("use https://host or https://host/path")
         return url.rstrip("/")
 
+    @property
+    def public_host(self) -> str:
+        """The host of `public_url`, in lower case and without the port."""
+        return urlsplit(self.public_url).hostname or ""
+
+    @property
+    def public_path(self) -> str:
+        """The path of `public_url`, which a proxy in front takes off: `/app`, empty where there is none."""
+        return urlsplit(self.public_url).path
+
 
 class Settings(BaseSettings):
     """Everything, from arguments, the environment (`DATABASE__DATABASE_URL`) and `.env`."""
