@@ -2,7 +2,8 @@
 
 authlib's authorization server behind Python's own HTTP server: it checks client, redirect URI, code and PKCE as a real one
 does. The person at its login page always agrees. `POST /control` with JSON sets who that person is (`user`) and what the
-provider does wrong from then on (`faults`), see `OpenID` and `Handler`; `{"rotate": true}` gives it a new key.
+provider does wrong from then on (`faults`), see `OpenID` and `Handler`; `{"rotate": true}` gives it a new key. What its
+documents say besides is in `metadata` and `more_keys`, their status in `document_status`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ class State:
         self.redirect_uri = ""
         self.user: dict[str, Any] = {"sub": "subject-1", "email": "oidc@example.com", "email_verified": True}
         self.faults: set[str] = set()
+        self.metadata: dict[str, Any] = {}
+        self.more_keys: list[Any] = []
+        self.document_status = 200
         self.codes: dict[str, Code] = {}
         self.tokens: dict[str, dict[str, Any]] = {}
         self.key = RSAKey.generate_key(2048, {"kid": "provider-1"})
@@ -241,9 +245,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         if path == "/.well-known/openid-configuration":
-            self._answer(200, self._metadata())
+            self._answer(STATE.document_status, {**self._metadata(), **STATE.metadata})
         elif path == "/keys":
-            self._answer(200, {"keys": [{**STATE.key.as_dict(private=False), "use": "sig"}]})
+            own = [] if "no_keys" in STATE.faults else [{**STATE.key.as_dict(private=False), "use": "sig"}]
+            self._answer(200, {"keys": [*STATE.more_keys, *own]})
         elif path == "/authorize":
             request = Request(self, "")
             status, body, headers = SERVER.create_authorization_response(request, grant_user=STATE.user)
@@ -277,6 +282,9 @@ class Handler(BaseHTTPRequestHandler):
         STATE.user = wanted.get("user", STATE.user)
         STATE.faults = set(wanted.get("faults", ()))
         STATE.redirect_uri = wanted.get("redirect_uri", STATE.redirect_uri)
+        STATE.metadata = wanted.get("metadata", {})
+        STATE.more_keys = wanted.get("more_keys", [])
+        STATE.document_status = wanted.get("document_status", 200)
         if wanted.get("rotate"):
             STATE.rotate()
         self._answer(200, {})

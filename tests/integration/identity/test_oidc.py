@@ -296,6 +296,31 @@ async def test_provider_may_change_its_key(
     assert (await sign_in(api)).status_code == 200
 
 
+KEYS_THAT_ARE_NOT_UNDERSTOOD: list[Any] = [
+    {"kty": "EC", "crv": "BP-256", "x": "AA", "y": "AA", "kid": "a curve"},
+    {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "no point"},
+    {"kty": "OKP", "crv": "X999", "x": "AAAA", "kid": "another curve"},
+    {"kty": "RSA", "x5c": ["AAAA"], "kid": "a certificate alone"},
+    {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA", "kid": "a type"},
+    {"kid": "no type"},
+    {"kty": ["RSA"]},
+    "no key",
+]
+
+
+async def test_keys_that_are_not_understood_are_passed_over(api: Api, provider: Provider) -> None:
+    """RFC 7517, section 5: a provider may publish keys of a kind to come beside those of today."""
+    provider.control(more_keys=KEYS_THAT_ARE_NOT_UNDERSTOOD)
+    assert (await sign_in(api)).status_code == 200
+
+
+async def test_provider_with_no_key_that_is_understood_is_a_503(api: Api, provider: Provider) -> None:
+    provider.control("no_keys", more_keys=KEYS_THAT_ARE_NOT_UNDERSTOOD)
+    assert (await sign_in(api)).status_code == 503
+    provider.control()
+    assert (await sign_in(api)).status_code == 200
+
+
 async def test_provider_that_takes_the_secret_in_the_body_only_is_served_so(
     api: Api, provider: Provider
 ) -> None:

@@ -21,7 +21,7 @@ import httpx
 import structlog
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
+from joserfc.jwk import JWKRegistry, Key, KeySet
 
 from scalable_fastapi_system.identity.principal import Principal
 from scalable_fastapi_system.identity.tokens import TokenIssuer, TokenType
@@ -229,13 +229,31 @@ class OIDCClient:
         wanted_after = _KEYS_AT_MOST_EVERY_SECONDS if is_stale else _METADATA_SECONDS
         if self._keys is None or age_seconds >= wanted_after:
             document = await self._fetch("GET", metadata["jwks_uri"])
-            try:
-                self._keys = KeySet.import_key_set(document)  # type: ignore[arg-type]
-            except (JoseError, ValueError, TypeError, KeyError) as error:
-                _log.error("the provider's keys are not usable", provider=self._name)
-                raise self._away() from error
+            self._keys = self._understood(document)
             self._keys_at = time.monotonic()
         return self._keys
+
+    def _understood(self, document: dict[str, Any]) -> KeySet:
+        """The keys of a JWK set but for those of a kind that is not known here (RFC 7517, section 5)."""
+        published = document.get("keys")
+        keys: list[Key] = []
+        problems: set[str] = set()
+        for key in published if isinstance(published, list) else []:
+            try:
+                keys.append(JWKRegistry.import_key(key))
+            except (JoseError, ValueError, TypeError, KeyError) as error:
+                problems.add(type(error).__name__)
+        if not keys:
+            _log.error("the provider's keys are not usable", provider=self._name, problems=sorted(problems))
+            raise self._away()
+        if problems:
+            _log.warning(
+                "keys of the provider are passed over",
+                provider=self._name,
+                problems=sorted(problems),
+                understood=len(keys),
+            )
+        return KeySet(keys)
 
     async def _user_info(
         self, metadata: dict[str, Any], answer: dict[str, Any], subject: str
