@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -41,7 +42,8 @@ class Provider:
 
     def control(self, *faults: str, user: dict[str, Any] | None = None, **more: Any) -> None:
         body: dict[str, Any] = {"faults": faults, "user": user or USER, "redirect_uri": CALLBACK, **more}
-        httpx.post(f"{self.issuer}/control", json=body).raise_for_status()
+        # httpx cannot write half a character, and JSON can.
+        httpx.post(f"{self.issuer}/control", content=json.dumps(body)).raise_for_status()
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +266,44 @@ async def test_metadata_that_names_another_issuer_is_not_used(api: Api, provider
     assert (await api.client.get("/auth/oidc/corp/login")).status_code == 302
 
 
+@pytest.mark.parametrize("status", [302, 403, 404, 429, 500])
+async def test_provider_whose_metadata_cannot_be_had_is_a_503(
+    api: Api, provider: Provider, status: int
+) -> None:
+    provider.control(document_status=status)
+    assert (await api.client.get("/auth/oidc/corp/login")).status_code == 503
+    provider.control()
+    assert (await api.client.get("/auth/oidc/corp/login")).status_code == 302
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"authorization_endpoint": "https://["},
+        {"token_endpoint": "https://[bad"},
+        {"token_endpoint": "https://host.test:99999/token"},
+        {"token_endpoint": "https://host.test/\n"},
+        {"token_endpoint": 5},
+        {"jwks_uri": "https://"},
+        {"jwks_uri": "https://host.test/\ud800"},
+        {"userinfo_endpoint": "ftp://host.test/"},
+        {"token_endpoint_auth_methods_supported": 5},
+        {"token_endpoint_auth_methods_supported": "client_secret_basic"},
+    ],
+    ids=ascii,
+)
+async def test_metadata_that_make_no_sense_are_a_503(
+    api: Api, provider: Provider, change: dict[str, Any]
+) -> None:
+    provider.control(metadata=change)
+    assert (await api.client.get("/auth/oidc/corp/login")).status_code == 503
+
+
+async def test_metadata_may_leave_out_what_is_not_needed(api: Api, provider: Provider) -> None:
+    provider.control(metadata={"userinfo_endpoint": None, "token_endpoint_auth_methods_supported": None})
+    assert (await sign_in(api)).status_code == 200
+
+
 async def test_answer_that_names_another_issuer_is_refused(api: Api) -> None:
     begun = await api.client.get("/auth/oidc/corp/login")
     back = await at_the_provider(begun.headers["location"])
@@ -342,6 +382,40 @@ async def test_address_that_nobody_vouches_for_makes_no_account(
     provider.control(user={**USER, **change})
     assert (await sign_in(api)).status_code == 403
     assert await api.statements("SELECT id FROM users") == []
+
+
+@pytest.mark.parametrize(
+    "email",
+    ["not an address", "gr\0ace@example.com", "\ud800@example.com", "x" * 250 + "@example.com"],
+    ids=ascii,
+)
+async def test_what_is_no_address_makes_no_account(api: Api, provider: Provider, email: str) -> None:
+    # By userinfo, since authlib cannot sign half a character.
+    provider.control("email_by_userinfo", user={**USER, "email": email})
+    assert (await sign_in(api)).status_code == 403
+    assert await api.statements("SELECT id FROM users") == []
+
+
+async def test_address_with_blanks_around_it_is_the_one_without(api: Api, provider: Provider) -> None:
+    provider.control(user={**USER, "email": " Grace@Example.com "})
+    account = Account(api, "", (await sign_in(api)).json()["data"])
+    assert (await account.call("GET", "/users/me")).json()["email"] == "grace@example.com"
+    provider.control(user={**USER, "sub": "subject-2", "email": " grace@example.com "})
+    assert (await sign_in(api)).json()["error_code"] == "ADDRESS_TAKEN"
+
+
+@pytest.mark.parametrize("subject", ["", "a\0b", "x" * 256, 123, ["a"]], ids=lambda sub: ascii(sub)[:9])
+async def test_subject_that_cannot_be_one_is_refused(api: Api, provider: Provider, subject: Any) -> None:
+    provider.control(user={**USER, "sub": subject})
+    assert (await sign_in(api)).status_code == 401
+    assert await api.statements("SELECT id FROM users") == []
+
+
+async def test_longest_subject_is_kept_whole(api: Api, provider: Provider) -> None:
+    provider.control(user={**USER, "sub": "x" * 255})
+    account = Account(api, "", (await sign_in(api)).json()["data"])
+    (identity,) = (await account.call("GET", "/users/me/identities")).json()["data"]
+    assert identity["subject"] == "x" * 255
 
 
 async def test_account_with_the_same_address_is_not_handed_over(api: Api) -> None:

@@ -22,6 +22,7 @@ from scalable_fastapi_system.kit.clock import utc_now
 from scalable_fastapi_system.kit.ids import new_id
 
 MAX_USERNAME_LENGTH = 50
+MAX_SUBJECT_LENGTH = 255  # OpenID Connect Core, section 2
 MAX_EMAIL_LENGTH = 254  # RFC 5321: a path of 256 octets with its angle brackets
 
 ROLE_USER = "user"
@@ -200,7 +201,7 @@ class ExternalIdentity(SQLModel, table=True):
         sa_column=Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True)
     )
     issuer: str = Field(sa_column=Column("issuer", ExactText(255), nullable=False))
-    subject: str = Field(sa_column=Column("subject", ExactText(255), nullable=False))
+    subject: str = Field(sa_column=Column("subject", ExactText(MAX_SUBJECT_LENGTH), nullable=False))
     created_at: datetime = Field(
         default_factory=utc_now, sa_column=Column("created_at", UTCDateTime, nullable=False)
     )

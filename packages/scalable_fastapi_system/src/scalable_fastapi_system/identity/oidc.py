@@ -2,7 +2,8 @@
 
 The protocol's messages and the checks of the ID token are authlib's; keys and signatures are joserfc's. What is under
 way lives in a signed cookie of the browser that began it, so any replica can take the answer. A provider that cannot be
-reached is a 503, an answer that does not hold is a 401, and neither says more to the client.
+reached or whose documents are not usable is a 503, an answer that does not hold is a 401, and neither says more to the
+client.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import JWKRegistry, Key, KeySet
 
+from scalable_fastapi_system.identity.models import MAX_SUBJECT_LENGTH
 from scalable_fastapi_system.identity.principal import Principal
 from scalable_fastapi_system.identity.tokens import TokenIssuer, TokenType
 from scalable_fastapi_system.infra.settings import OIDCProviderSettings, Settings
@@ -129,7 +131,7 @@ class OIDCClient:
             raise AuthenticationException("The answer is another provider's")
         answer = await self._exchange(metadata, code=code, verifier=begun["verifier"])
         claims = await self._check_id_token(metadata, answer, nonce=begun["nonce"])
-        if "email" not in claims and "userinfo_endpoint" in metadata:
+        if "email" not in claims and metadata.get("userinfo_endpoint") is not None:
             claims = {**await self._user_info(metadata, answer, claims["sub"]), **claims}
         return ProvenIdentity(
             issuer=metadata["issuer"],
@@ -151,22 +153,12 @@ class OIDCClient:
 
         url = get_well_known_url(self._provider.issuer, external=True)
         metadata = await self._fetch("GET", url)
-        problem = self._problem_of(metadata)
+        problem = _problem_of(metadata, self._provider.issuer)
         if problem is not None:
             _log.error("the provider's metadata is not usable", provider=self._name, problem=problem)
             raise self._away()
         self._metadata, self._metadata_at = metadata, time.monotonic()
         return metadata
-
-    def _problem_of(self, metadata: dict[str, Any]) -> str | None:
-        if metadata.get("issuer") != self._provider.issuer:
-            return "it names another issuer"
-        scheme = urlsplit(self._provider.issuer).scheme
-        for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
-            endpoint = metadata.get(name)
-            if not isinstance(endpoint, str) or urlsplit(endpoint).scheme not in {scheme, "https"}:
-                return f"{name} is missing or not {scheme}"
-        return None
 
     async def _exchange(self, metadata: dict[str, Any], *, code: str, verifier: str) -> dict[str, Any]:
         from authlib.oauth2.auth import ClientAuth
@@ -184,7 +176,7 @@ class OIDCClient:
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         auth = ClientAuth(self._provider.client_id, None if secret is None else str(secret), method)
         url, headers, body = auth.prepare("POST", metadata["token_endpoint"], headers, body)
-        return await self._fetch("POST", url, headers=headers, content=body)
+        return await self._fetch("POST", url, may_refuse=True, headers=headers, content=body)
 
     async def _check_id_token(
         self, metadata: dict[str, Any], answer: dict[str, Any], *, nonce: str
@@ -209,6 +201,8 @@ class OIDCClient:
             claims.validate(leeway=_CLOCK_SKEW_SECONDS)
         except (JoseError, ValueError, TypeError, KeyError) as error:
             raise self._refused(error) from error
+        if not _is_subject(claims["sub"]):
+            raise self._refused(ValueError("sub"))
         return dict(claims)
 
     async def _decode(self, metadata: dict[str, Any], text: str) -> jwt.Token:
@@ -259,12 +253,17 @@ class OIDCClient:
         self, metadata: dict[str, Any], answer: dict[str, Any], subject: str
     ) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {answer.get('access_token', '')}", "Accept": "application/json"}
-        info = await self._fetch("GET", metadata["userinfo_endpoint"], headers=headers)
+        info = await self._fetch("GET", metadata["userinfo_endpoint"], may_refuse=True, headers=headers)
         # OpenID Connect Core, section 5.3.2: an answer about somebody else must not be used.
         return info if info.get("sub") == subject else {}
 
-    async def _fetch(self, method: str, url: str, **options: Any) -> dict[str, Any]:
-        """The JSON object at a URL of the provider. Raises ServiceUnavailableException, or 401 where it refuses."""
+    async def _fetch(
+        self, method: str, url: str, *, may_refuse: bool = False, **options: Any
+    ) -> dict[str, Any]:
+        """The JSON object at a URL of the provider. Raises ServiceUnavailableException.
+
+        may_refuse: it is asked about this sign-in, so a 4xx is its answer to that: raises AuthenticationException.
+        """
         try:
             async with (
                 httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, follow_redirects=False) as client,
@@ -283,17 +282,17 @@ class OIDCClient:
                 "the provider does not answer as it should", provider=self._name, problem=type(error).__name__
             )
             raise self._away() from error
-        if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-            raise self._away()
-        if response.status_code >= httpx.codes.BAD_REQUEST:
-            _log.warning(
-                "the provider refuses",
-                provider=self._name,
-                status=response.status_code,
-                error=document.get("error"),
-            )
+        if response.is_success:
+            return document
+        _log.warning(
+            "the provider refuses",
+            provider=self._name,
+            status=response.status_code,
+            error=document.get("error"),
+        )
+        if may_refuse and response.is_client_error:
             raise AuthenticationException("The provider did not confirm this sign-in")
-        return document
+        raise self._away()
 
     def _refused(self, error: Exception) -> AuthenticationException:
         _log.warning("an ID token does not hold", provider=self._name, problem=type(error).__name__)
@@ -301,6 +300,42 @@ class OIDCClient:
 
     def _away(self) -> ServiceUnavailableException:
         return ServiceUnavailableException(f"Signing in with {self._name} is not possible at the moment")
+
+
+def _problem_of(metadata: dict[str, Any], issuer: str) -> str | None:
+    if metadata.get("issuer") != issuer:
+        return "it names another issuer"
+    scheme = urlsplit(issuer).scheme
+    for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+        if not _is_url(metadata.get(name), {scheme, "https"}):
+            return f"{name} is missing or no {scheme} URL"
+    userinfo = metadata.get("userinfo_endpoint")
+    if userinfo is not None and not _is_url(userinfo, {scheme, "https"}):
+        return f"userinfo_endpoint is no {scheme} URL"
+    if not isinstance(metadata.get("token_endpoint_auth_methods_supported"), list | None):
+        return "token_endpoint_auth_methods_supported is no list"
+    return None
+
+
+def _is_url(value: Any, schemes: set[str]) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        parts = urlsplit(value)
+        httpx.URL(value)  # raises for some that the standard library takes
+        # An unusable port raises when it is asked for.
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except (httpx.InvalidURL, ValueError):
+        return False
+
+
+def _is_subject(value: Any) -> bool:
+    """Whether it can be somebody's name at a provider, and be stored: no zero byte, no half characters."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= MAX_SUBJECT_LENGTH
+        and not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value)
+    )
 
 
 def _link_of(begun: dict[str, Any]) -> Link | None:

@@ -7,17 +7,18 @@ the identity then.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 from datetime import datetime
 from uuid import UUID
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from scalable_fastapi_system.identity.audit import Client, record, subject_of
 from scalable_fastapi_system.identity.models import (
-    MAX_EMAIL_LENGTH,
     MAX_USERNAME_LENGTH,
     ExternalIdentity,
     User,
@@ -25,10 +26,13 @@ from scalable_fastapi_system.identity.models import (
 from scalable_fastapi_system.identity.oidc import Link, ProvenIdentity
 from scalable_fastapi_system.identity.principal import Principal
 from scalable_fastapi_system.identity.repository import external, sessions, users
+from scalable_fastapi_system.identity.schemas import Email
 from scalable_fastapi_system.identity.service import accounts
 from scalable_fastapi_system.kit.errors import AuthorizationException, ConflictException, NotFoundException
 
 _NOT_IN_USERNAMES = re.compile(r"[^a-zA-Z0-9_]+")
+# What is an address in a registration is one here, in the same form: else one address could have two accounts.
+_EMAIL: TypeAdapter[str] = TypeAdapter(Email)
 _MIN_USERNAME_LENGTH = 3
 _SUFFIX_BYTES = 3
 
@@ -38,7 +42,7 @@ async def user_of(
 ) -> User:
     """The user of an outside identity, made where there is none.
 
-    Raises AuthorizationException where registration is closed or the provider vouches for no address,
+    Raises AuthorizationException where registration is closed or the provider vouches for nothing that is an address,
     ConflictException where the address belongs to an account already.
     """
     user = await external.find_user(session, proven.issuer, proven.subject)
@@ -50,16 +54,15 @@ async def user_of(
         return user
     if not may_register:
         raise AuthorizationException("Registration is closed here")
-    if proven.email is None or not proven.is_email_verified or len(proven.email) > MAX_EMAIL_LENGTH:
-        raise AuthorizationException("The provider vouches for no address of yours")
-    if await users.find(session, proven.email) is not None:
+    email = _address_of(proven)
+    if await users.find(session, email) is not None:
         raise ConflictException(
             "There is an account with this address: sign in to it and add the provider there", "ADDRESS_TAKEN"
         )
     user = await accounts.register(
         session,
-        username=await _free_username(session, proven),
-        email=proven.email,
+        username=await _free_username(session, proven, email),
+        email=email,
         hashed_password="",
         client=client,
     )
@@ -134,9 +137,16 @@ async def _add(
     record(session, source, subject_of(user_id), "identity_added", client=client, issuer=proven.issuer)
 
 
-async def _free_username(session: AsyncSession, proven: ProvenIdentity) -> str:
+def _address_of(proven: ProvenIdentity) -> str:
+    if proven.email is not None and proven.is_email_verified:
+        with contextlib.suppress(ValidationError):
+            return _EMAIL.validate_python(proven.email)
+    raise AuthorizationException("The provider vouches for no address of yours")
+
+
+async def _free_username(session: AsyncSession, proven: ProvenIdentity, email: str) -> str:
     """A name like the one that they have there, with something random after it where that is taken here."""
-    wanted = proven.preferred_username or (proven.email or "").partition("@")[0]
+    wanted = proven.preferred_username or email.partition("@")[0]
     name = _NOT_IN_USERNAMES.sub("_", wanted.partition("@")[0]).strip("_")[:MAX_USERNAME_LENGTH]
     if len(name) >= _MIN_USERNAME_LENGTH and await users.find(session, name) is None:
         return name
