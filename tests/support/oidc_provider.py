@@ -8,6 +8,7 @@ documents say besides is in `metadata` and `more_keys`, their status in `documen
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"  # loopback, without TLS
 
@@ -33,8 +34,9 @@ from authlib.oidc.core import UserInfo
 from authlib.oidc.core.grants import OpenIDCode
 from joserfc.jwk import RSAKey
 
-CLIENT_ID = "the-service"
-CLIENT_SECRET = "a-client-secret-for-tests"
+# Every character that means something in HTTP's basic scheme or in a form, and one that is not ASCII.
+CLIENT_ID = "the service: +1"
+CLIENT_SECRET = "a secret: 100%25 + é/&=~"
 
 
 class State:
@@ -165,6 +167,16 @@ class Server(AuthorizationServer):
 
     def send_signal(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Nobody listens."""
+
+
+def authenticate_basic(query_client: Any, request: Request) -> Client | None:
+    """RFC 6749, section 2.3.1: each half is form-encoded. authlib's own does not take `+` for a blank."""
+    scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
+    if scheme != "Basic":
+        return None
+    client_id, _, secret = base64.b64decode(sent).decode().partition(":")
+    client = query_client(unquote_plus(client_id))
+    return client if client is not None and client.check_client_secret(unquote_plus(secret)) else None
 
 
 class CodeGrant(AuthorizationCodeGrant):
@@ -333,6 +345,7 @@ def _make_token(**_facts: Any) -> dict[str, Any]:
 
 SERVER = Server()
 SERVER.register_token_generator("default", _make_token)
+SERVER.register_client_auth_method("client_secret_basic", authenticate_basic)
 SERVER.register_grant(CodeGrant, [OpenID(require_nonce=True), Challenge(required=True)])
 
 

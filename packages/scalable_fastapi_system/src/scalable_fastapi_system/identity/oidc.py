@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from uuid import UUID
 
 import httpx
@@ -165,16 +165,20 @@ class OIDCClient:
         from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
         offered = metadata.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
-        secret = self._provider.client_secret
+        client_id, secret = self._provider.client_id, self._provider.client_secret
         if secret is None:
             method = "none"
+        elif "client_secret_basic" in offered:
+            method = "client_secret_basic"
+            # RFC 6749, section 2.3.1, which authlib leaves out. A blank as %20: not every provider takes `+` for one.
+            client_id, secret = quote(client_id, safe=""), quote(secret, safe="")
         else:
-            method = "client_secret_basic" if "client_secret_basic" in offered else "client_secret_post"
+            method = "client_secret_post"
         body = prepare_token_request(
             "authorization_code", redirect_uri=self._redirect_uri, code=code, code_verifier=verifier
         )
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-        auth = ClientAuth(self._provider.client_id, None if secret is None else str(secret), method)
+        auth = ClientAuth(client_id, secret, method)
         url, headers, body = auth.prepare("POST", metadata["token_endpoint"], headers, body)
         return await self._fetch("POST", url, may_refuse=True, headers=headers, content=body)
 
