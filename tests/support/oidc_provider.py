@@ -282,6 +282,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(500, {"error": "server_error"})
         elif self.path == "/token" and "token_endpoint_html" in STATE.faults:
             self._answer(200, "<html>")
+        elif self.path == "/token" and "token_endpoint_nested" in STATE.faults:
+            self._answer(200, "[" * 100_000)
         elif self.path == "/token":
             status, answer, headers = SERVER.create_token_response(Request(self, body))
             if "no_id_token" in STATE.faults:

@@ -251,7 +251,7 @@ async def test_id_token_that_does_not_hold_is_refused(api: Api, provider: Provid
     assert await api.statements("SELECT id FROM users") == []
 
 
-@pytest.mark.parametrize("fault", ["token_endpoint_broken", "token_endpoint_html"])
+@pytest.mark.parametrize("fault", ["token_endpoint_broken", "token_endpoint_html", "token_endpoint_nested"])
 async def test_provider_that_fails_is_a_503(api: Api, provider: Provider, fault: str) -> None:
     provider.control(fault)
     response = await sign_in(api)

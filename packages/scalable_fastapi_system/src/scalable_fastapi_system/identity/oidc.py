@@ -281,7 +281,7 @@ class OIDCClient:
             document = json.loads(raw)
             if not isinstance(document, dict):
                 raise TypeError("not an object")
-        except (httpx.HTTPError, ValueError, TypeError) as error:
+        except (httpx.HTTPError, ValueError, TypeError, RecursionError) as error:
             _log.warning(
                 "the provider does not answer as it should", provider=self._name, problem=type(error).__name__
             )
