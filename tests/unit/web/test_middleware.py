@@ -419,6 +419,18 @@ async def test_requests_are_counted_by_route_and_unknown_paths_together():
     assert totals == {("/things/{thing_id}", "2xx"): 50, ("none", "4xx"): 50}
 
 
+@pytest.mark.parametrize("prefix", ["/app", ""], ids=["kept in the path", "taken off by a proxy"])
+async def test_a_root_path_hides_no_route_and_none_of_its_marks(prefix):
+    registry = CollectorRegistry()
+    app = make_app(Settings(_env_file=None, api={"max_body_bytes": 1024}), metrics=MetricsManager(registry))
+    transport = httpx.ASGITransport(app, root_path="/app")
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.post(f"{prefix}/raw", content=b"a" * 4000)).status_code == 413
+        assert (await client.post(f"{prefix}/large", content=b"a" * 4000)).json() == {"bytes": 4000}
+    labels = {"method": "POST", "handler": "/large", "status": "2xx"}
+    assert registry.get_sample_value("http_requests_total", labels) == 1
+
+
 async def test_how_long_a_client_follows_a_stream_is_no_duration_of_a_request():
     registry = CollectorRegistry()
     app = make_app(metrics=MetricsManager(registry))

@@ -37,7 +37,7 @@ from scalable_fastapi_system.web.hosts import HostRule
 from scalable_fastapi_system.web.problems import problem_response
 from scalable_fastapi_system.web.refusals import Refusals, no_room
 from scalable_fastapi_system.web.room import Room
-from scalable_fastapi_system.web.route_table import EVENTS, RouteFacts, RouteTable
+from scalable_fastapi_system.web.route_table import EVENTS, RouteFacts, RouteTable, route_path
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
 from scalable_fastapi_system.web.slow_body import CLIENT_CLOSED, PATIENCE_SHARE, bounded_body
 from scalable_fastapi_system.web.waiting_line import WaitingLine
@@ -449,9 +449,11 @@ class _Exchange:
         state["exchange"] = self
         self.span: RequestSpan | None = None
         self.trace = _NO_TRACE
-        self.facts, self.path_params = owner._routes.find(scope["method"], scope["path"])
         if scope.get("root_path"):
-            self.path_params = None  # the router knows how to take the prefix off
+            self.facts, _ = owner._routes.find(scope["method"], route_path(scope))
+            self.path_params = None  # the router takes the prefix off for the endpoint, too
+        else:
+            self.facts, self.path_params = owner._routes.find(scope["method"], scope["path"])
 
     async def send(self, message: Message) -> None:
         kind = message["type"]

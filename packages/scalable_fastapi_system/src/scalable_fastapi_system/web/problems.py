@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from scalable_fastapi_system.kit.errors import APIException, FieldProblem
 from scalable_fastapi_system.web.envelope import BODILESS, request_id_of, to_json
-from scalable_fastapi_system.web.route_table import allowed_methods
+from scalable_fastapi_system.web.route_table import allowed_methods, route_path
 
 MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:scalable-fastapi-system:error:"
@@ -143,8 +143,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     detail = error.detail if isinstance(error.detail, str) else _phrase(error.status_code)
     headers = dict(error.headers or {})
     if error.status_code == 405 and "Allow" in headers:
-        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        headers["Allow"] = ", ".join(allowed_methods(request.app, path)) or headers["Allow"]
+        headers["Allow"] = (
+            ", ".join(allowed_methods(request.app, route_path(request.scope))) or headers["Allow"]
+        )
     data = None if isinstance(error.detail, str) else error.detail
     return _response(request, status=error.status_code, message=detail, headers=headers, data=data)
 

@@ -24,7 +24,7 @@ from scalable_fastapi_system.infra.settings import Settings, load_settings
 from scalable_fastapi_system.kit.errors import RateLimitExceededException
 from scalable_fastapi_system.web.client_address import ProxyTrust, client_address, rate_identity
 from scalable_fastapi_system.web.problems import problem_response
-from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable
+from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable, route_path
 
 _log = structlog.get_logger("rate_limit")
 RawHeaders = list[tuple[bytes, bytes]]
@@ -169,7 +169,7 @@ class RateLimitingMiddleware:
             self._routes = RouteTable(
                 owner, body_limit_bytes=api.max_body_bytes, timeout_seconds=api.request_timeout_seconds
             )
-        facts, _ = self._routes.find(scope["method"], scope["path"])
+        facts, _ = self._routes.find(scope["method"], route_path(scope))
         return facts
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from scalable_fastapi_system.infra.metrics import UNMATCHED
 from scalable_fastapi_system.web.limits import (
@@ -47,6 +47,13 @@ def allowed_methods(app: FastAPI, path: str) -> list[str]:
         if pattern is not None and pattern.match(path) is not None:
             found.update(context.methods or ())
     return sorted(found)
+
+
+def route_path(scope: Scope) -> str:
+    """The path that routes are declared by: without the `root_path` of a server or a mount, where it begins with that."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
 
 
 class RouteFacts:
