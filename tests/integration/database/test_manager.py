@@ -11,7 +11,7 @@ from scalable_fastapi_system.infra.database import DatabaseManager, Read, on_com
 from scalable_fastapi_system.infra.database.observe import StatementCount, counted
 from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
-from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, select, text
+from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from structlog.testing import capture_logs
 
@@ -413,6 +413,46 @@ async def test_a_caller_that_is_cancelled_amid_a_statement_keeps_no_lock(databas
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert await names(database) == ["after"]
+
+
+@pytest.mark.only_on("sqlite", reason="only SQLite's connections have threads")
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+async def test_a_caller_that_is_cancelled_between_a_statement_and_its_rows_keeps_no_lock(
+    database, monkeypatch, journal
+):
+    monkeypatch.setattr("scalable_fastapi_system.infra.database.sqlite.SQLITE_BUSY_SECONDS", 2.0)
+    loop = asyncio.get_running_loop()
+
+    def cancel():
+        time.sleep(0.2)  # a busy loop: meanwhile the driver's thread has the first row, which nobody fetches
+        caller.cancel()
+
+    def cancel_soon(name):
+        loop.call_soon_threadsafe(cancel)
+        return name
+
+    def configure(connection, _record):
+        connection.create_function("cancel_soon", 1, cancel_soon)
+        cursor = connection.cursor()  # "delete" is what there is on a file system that cannot have the other
+        cursor.execute(f"PRAGMA journal_mode={journal}")
+        assert cursor.fetchone() == (journal,)
+        cursor.close()
+
+    event.listen(database.async_engine.sync_engine, "connect", configure)
+    async with database.transaction() as session:
+        await session.execute(things.insert(), [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}])
+
+    async def change_and_read():
+        async with database.transaction() as session:
+            await session.execute(things.insert().values(id=3, name="never stored"))
+            await session.execute(text("SELECT cancel_soon(name) FROM things"))
+
+    caller = asyncio.create_task(change_and_read())
+    await asyncio.wait([caller])
+    async with database.transaction() as session:  # a 503 after 2 s, if the lock were kept
+        await session.execute(things.delete().where(things.c.id == 2))
+    assert caller.cancelled()  # whose traceback has kept the statement until now
+    assert await names(database) == ["a"]
 
 
 @pytest.mark.only_on("sqlite", reason="only SQLite's connections have threads")

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.pool import NullPool
 
 from scalable_fastapi_system.infra.database.pool import AsyncNullPool, LingeringPool
-from scalable_fastapi_system.infra.database.sqlite import SQLITE_BUSY_SECONDS
+from scalable_fastapi_system.infra.database.sqlite import SQLITE_BUSY_SECONDS, SqliteConnection
 from scalable_fastapi_system.infra.settings import DatabaseSettings
 
 # The server ends a statement that takes too long, and the connection lives; one that stands still ends nothing.
@@ -48,7 +48,7 @@ def engine_options(
 def connect_arguments(settings: DatabaseSettings, backend: str, *, asynchronous: bool) -> dict[str, Any]:
     """Arguments for the driver's own `connect`."""
     if backend == "sqlite":
-        return {"timeout": SQLITE_BUSY_SECONDS}
+        return {"timeout": SQLITE_BUSY_SECONDS, "factory": SqliteConnection}
     if backend == "mysql":
         arguments: dict[str, Any] = {
             "connect_timeout": max(1, round(settings.connect_timeout_seconds)),

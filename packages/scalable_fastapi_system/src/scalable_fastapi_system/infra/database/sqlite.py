@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
 import weakref
 from functools import partial
@@ -16,6 +17,31 @@ from sqlalchemy import Connection, Engine, event
 
 # A writer waits so long for the one lock there is, which a loaded machine may need.
 SQLITE_BUSY_SECONDS = 20.0
+
+
+class SqliteConnection(sqlite3.Connection):
+    """The driver's connection, which can be ended although somebody still has a statement of it.
+
+    SQLite keeps a closed connection, and its locks on the file, for as long as one of its statements is open. A caller
+    that was cancelled amid one has it in its traceback, until Python's collector comes by.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
+        cursor = super().cursor(*arguments, **options)
+        self._cursors.add(cursor)
+        return cursor
+
+    def end(self) -> None:
+        """Closes it, which rolls back, whoever has a statement. In the thread that runs its statements."""
+        # An open statement keeps up the interruption that `_end` asked for, so that even a rollback would be interrupted.
+        # It is also a reader, for whom writers wait where the file has no write-ahead log.
+        for cursor in list(self._cursors):
+            cursor.close()
+        self.close()
 
 
 class SqliteConnections:
@@ -53,19 +79,15 @@ class SqliteConnections:
 
 
 def _end(connection: Any, _record: Any, _error: BaseException | None) -> None:
-    """Rolls back and closes what a cancelled caller leaves behind amid a statement, in the driver's own thread.
-
-    SQLite keeps a closed connection, and its lock on the file, for as long as somebody has the statement: here the
-    caller's traceback, until Python's collector comes by.
-    """
+    """Ends what a cancelled caller leaves behind amid a statement, in the driver's own thread."""
     driver = getattr(connection, "driver_connection", connection)
     queue = getattr(driver, "_tx", None)  # of aiosqlite's thread; SQLAlchemy, too, puts things there
     if queue is None:
-        driver.rollback()
+        driver.end()
     elif driver._connection is not None:
         sqlite, driver._connection = driver._connection, None
         sqlite.interrupt()
-        for work in (sqlite.rollback, sqlite.close, driver.stop):
+        for work in (sqlite.end, driver.stop):
             queue.put_nowait(
                 (None, work)
             )  # nobody is told of its end: in that thread `stop` finds no loop to tell
