@@ -147,6 +147,19 @@ async def test_a_cancelled_put_leaves_nothing(storage: FileStorage) -> None:
     assert await storage.delete_incomplete(older_than_seconds=-60) == 0
 
 
+async def test_a_put_that_was_cancelled_at_any_moment_does_not_land_over_a_newer_one(
+    storage: FileStorage,
+) -> None:
+    for milliseconds in range(20):
+        cancelled = asyncio.create_task(storage.put("a", in_pieces(LARGE[: 3 * MIB])))
+        await asyncio.sleep(milliseconds / 1000)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        await storage.put("a", in_pieces(b"newer"))
+        await asyncio.sleep(0.05)
+        assert await read(storage, "a") == b"newer"
+
+
 async def test_nobody_sees_a_file_before_it_is_whole(storage: FileStorage) -> None:
     goes_on = asyncio.Event()
 

@@ -78,6 +78,91 @@ async def test_an_upload_that_is_cancelled_has_its_parts_aborted(
     assert s3_server.files_on_disk() == before
 
 
+class Relay:
+    """Stands before the server, and hands it what has come when it is told to, be the client still there or not."""
+
+    def __init__(self, server: S3Server) -> None:
+        self._port = int(server.endpoint.rpartition(":")[2])
+        self._ends: list[asyncio.StreamWriter] = []
+        self._at_work: set[asyncio.Task[None]] = set()
+        self.hands_over = asyncio.Event()
+        self.has_some = asyncio.Event()
+
+    def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._at_work.add(asyncio.create_task(self._relay(reader, writer)))
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
+        self._ends += [writer, to_server]
+        self._at_work.add(asyncio.create_task(self._answer(from_server, writer)))
+        while data := await reader.read(MIB):
+            self.has_some.set()
+            await self.hands_over.wait()
+            to_server.write(data)
+
+    async def _answer(self, from_server: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await from_server.read(MIB):
+            writer.write(data)
+
+    async def close(self) -> None:
+        self.hands_over.set()
+        for end in self._ends:
+            end.close()
+        await asyncio.wait(self._at_work, timeout=10)
+
+
+@pytest.fixture
+async def relay(s3_server: S3Server) -> AsyncIterator[tuple[Relay, str]]:
+    """One, and its address."""
+    relay = Relay(s3_server)
+    server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
+    yield relay, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    await relay.close()
+
+
+async def small(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def read(storage: FileStorage, key: str) -> bytes:
+    return b"".join([piece async for piece in storage.open(key)])
+
+
+@pytest.mark.parametrize("change", ["put", "delete"])
+async def test_a_change_that_was_cancelled_is_not_done_after_a_newer_one(
+    make_storage: Callable[..., FileStorage], relay: tuple[Relay, str], change: str
+) -> None:
+    held, address = relay
+    prefix = f"s3://{BUCKET}/late-{change}"
+    storage, slow_storage = make_storage(prefix), make_storage(prefix, endpoint=address)
+    await storage.put("a", small(b"first"))
+    work = slow_storage.put("a", small(b"cancelled")) if change == "put" else slow_storage.delete("a")
+    caller = asyncio.ensure_future(work)
+    await asyncio.wait_for(held.has_some.wait(), 30)
+    caller.cancel()
+    asyncio.get_running_loop().call_later(0.3, held.hands_over.set)  # a store that is slow
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await storage.put("a", small(b"newer"))
+
+    await asyncio.sleep(1)
+    assert await read(storage, "a") == b"newer"
+
+
+async def test_a_cancelled_caller_does_not_wait_for_ever_for_a_store_that_hangs(
+    make_storage: Callable[..., FileStorage], relay: tuple[Relay, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scalable_fastapi_system.infra.storage.objects._ABORT_SECONDS", 0.2)
+    held, address = relay
+    caller = asyncio.ensure_future(make_storage(endpoint=address).put("hangs", small(b"1")))
+    await asyncio.wait_for(held.has_some.wait(), 30)
+    caller.cancel()
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+
+
 async def test_a_signed_link_gives_the_file_with_its_type(make_storage: Callable[..., FileStorage]) -> None:
     storage = make_storage(f"s3://{BUCKET}/linked")
     await storage.put("report.csv", content(7 * MIB), content_type="text/csv")
@@ -93,7 +178,7 @@ async def test_a_signed_link_takes_an_upload(make_storage: Callable[..., FileSto
     url = await storage.signed_url("uploaded", method="PUT", expires_seconds=60)
 
     assert (await fetch(url, data=b"from outside", method="PUT"))[0] == 200
-    assert b"".join([piece async for piece in storage.open("uploaded")]) == b"from outside"
+    assert await read(storage, "uploaded") == b"from outside"
 
 
 async def test_a_signed_link_ends(make_storage: Callable[..., FileStorage]) -> None:

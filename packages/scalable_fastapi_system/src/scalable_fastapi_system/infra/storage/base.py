@@ -99,7 +99,9 @@ class FileStorage(ABC):
         """Stores the content, in place of what was under the key, and returns when it is kept.
 
         Readers see the old file or the new one, never a part. Where `content` raises, its exception comes out
-        and nothing is kept. Raises FileTooLargeError after `max_bytes` (the settings' limit where it is None).
+        and nothing is kept. Nor is it where the caller is cancelled while `content` gives; after that the file may
+        be kept, or not, and it is decided when the cancellation comes out: an object store is given 10 s for that.
+        Raises FileTooLargeError after `max_bytes` (the settings' limit where it is None).
         """
 
     @abstractmethod
@@ -125,7 +127,7 @@ class FileStorage(ABC):
 
     @abstractmethod
     async def delete(self, key: str) -> None:
-        """Deletes the file. One that is not there is deleted already."""
+        """Deletes the file. One that is not there is deleted already. A cancellation comes out as that of `put` does."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> AsyncGenerator[StoredFile, None]:

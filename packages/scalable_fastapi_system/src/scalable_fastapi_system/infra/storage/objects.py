@@ -1,8 +1,9 @@
 """Files in a local folder, S3, Google Cloud Storage or Azure, through obstore.
 
 A big file goes up in parts, one after the other, so one upload holds some 20 MiB whatever its size. An upload that
-fails or is cancelled has its parts aborted. Requests are tried again for a few seconds, then the store counts
-as away (503). A folder is as durable as its file system: files are renamed into place, not fsynced.
+fails or is cancelled has its parts aborted; what the store is about to finish then, is waited for. Requests are tried
+again for a few seconds, then the store counts as away (503). A folder is as durable as its file system: files are
+renamed into place, not fsynced.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import errno
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -47,7 +48,9 @@ _MAX_PARTS = 10_000  # S3's limit
 # One goes up while the next is gathered. And one at a time can be waited for before an abort, see _PartUpload.
 _PARTS_AT_ONCE = 1
 _READ_BYTES = 4 * 1024 * 1024  # short requests, so that a slow reader never meets the client's time limit
-_ABORT_SECONDS = 10.0  # an abort is one request; the bucket's lifecycle rule takes what is left after it
+# What a cancelled caller waits for at most: one request, an upload's abort or the change under way. The bucket's lifecycle
+# rule takes the parts that are left after it.
+_ABORT_SECONDS = 10.0
 _STAGED = re.compile(r"#\d+$")  # obstore's name for a local file that is being written
 # How obstore tells that there is a file in the place of a folder, or a folder in the place of a file.
 _ANOTHER_KIND = re.compile(rf"\(os error ({errno.ENOTDIR}|{errno.EISDIR})\)")
@@ -70,6 +73,7 @@ _CLIENT_OPTIONS = frozenset(
     }
 )
 _RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
+_T = TypeVar("_T")
 
 
 class ObjectStorage(FileStorage):
@@ -109,8 +113,8 @@ class ObjectStorage(FileStorage):
             second = await anext(parts, None)
             if second is None:
                 with _translated(is_write=True):
-                    await obstore.put_async(
-                        self._store, key, first, attributes=attributes, use_multipart=False
+                    await _settled(
+                        obstore.put_async(self._store, key, first, attributes=attributes, use_multipart=False)
                     )
             else:
                 upload = _PartUpload(self._store, key, attributes, part_bytes)
@@ -145,7 +149,7 @@ class ObjectStorage(FileStorage):
     async def delete(self, key: str) -> None:
         check_key(key)
         with contextlib.suppress(FileMissingError), _translated():
-            await obstore.delete_async(self._store, key)
+            await _settled(obstore.delete_async(self._store, key))
 
     async def list(self, prefix: str = "") -> AsyncGenerator[StoredFile, None]:
         if prefix:
@@ -204,7 +208,11 @@ class _PartUpload:
         )
 
     async def run(self, parts: AsyncIterable[bytes]) -> None:
-        """Uploads the parts. On any error, cancellation too, nothing is kept and the error comes out."""
+        """Uploads the parts. On any error or cancellation it is aborted, nothing is kept and the error comes out.
+
+        Once the store has been told to put the parts together the file may be kept all the same; what it does is waited
+        for. To undo that would be to delete the key, which by then may hold what another has put.
+        """
         try:
             async for part in parts:
                 await self._hand_over(part)
@@ -245,6 +253,25 @@ class _PartUpload:
 
 class _AbandonedError(Exception):
     """Tells obstore that the content ends here and must not be kept."""
+
+
+async def _settled(request: Awaitable[_T]) -> _T:
+    """What a request that changes something gives. A caller that is cancelled leaves when it is answered.
+
+    A store, and the thread that writes to a folder, goes on with what it has got though nobody waits any more. It would
+    do so after what the caller, or who comes after it, has stored or deleted in its place.
+    """
+    answer = asyncio.ensure_future(request)
+    try:
+        await asyncio.wait({answer})
+    except asyncio.CancelledError:
+        await asyncio.wait({answer}, timeout=_ABORT_SECONDS)
+        if answer.done():
+            answer.exception()  # seen: what counts is that the caller is to end
+        raise
+    finally:
+        answer.cancel()  # nothing where it is answered: else it would be tried again, behind the caller's back
+    return answer.result()
 
 
 async def _chained(first: bytes, second: bytes, rest: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
