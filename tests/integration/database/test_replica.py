@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from psycopg import sql
 from scalable_fastapi_system.infra.database import DatabaseManager, Read
+from scalable_fastapi_system.infra.database.observe import StatementCount, counted
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
-from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select, text
+from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, text
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
@@ -154,6 +156,57 @@ async def test_a_replica_without_a_free_connection_is_a_503_and_does_not_load_th
             await WHERE.one(manager)
     assert await WHERE.one(manager) == {"on_standby": True}
     await manager.stop()
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+async def test_a_statement_that_takes_too_long_is_no_outage_and_not_asked_again_of_the_primary(
+    disposable_postgres: Postgres,
+    standby: Postgres,
+    make_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    is_direct: bool,
+) -> None:
+    monkeypatch.setattr(DatabaseManager, "is_direct", is_direct)
+    section = {
+        "database_url": disposable_postgres.url(), "replica_url": standby.url(), "statement_timeout_seconds": 1,
+    }  # fmt: skip
+    manager = DatabaseManager(make_settings(database=section))
+    await manager.start()
+    assert await WHERE.one(manager) == {"on_standby": True}
+    slow = Read(select(func.pg_sleep(30)), may_lag=True)
+    token = counted.set(StatementCount())
+    with pytest.raises(ServiceUnavailableException):
+        await slow.one(manager)
+    assert counted.get().total == 1  # type: ignore[union-attr]
+    counted.reset(token)
+    assert manager.replica is not None
+    assert not manager.replica.is_away
+    assert await WHERE.one(manager) == {"on_standby": True}
+    await manager.stop()
+
+
+async def test_a_read_that_is_in_the_way_of_the_replication_is_asked_of_the_primary_and_is_no_outage(
+    manager: DatabaseManager, standby: Postgres
+) -> None:
+    for statement in ("ALTER SYSTEM SET max_standby_streaming_delay = 0", "SELECT pg_reload_conf()"):
+        standby.execute(sql.SQL(statement).format())
+    await add(manager, "a")
+
+    async def has_arrived() -> bool:
+        return bool(await NAMES.all(manager))
+
+    await until(has_arrived)
+    slow = Read(select(text("pg_sleep(2), pg_is_in_recovery() AS on_standby FROM things")), may_lag=True)
+    reader = asyncio.create_task(slow.one(manager))
+    await asyncio.sleep(0.5)
+    async with manager.transaction() as session:  # takes a lock that the standby takes in its turn
+        await session.execute(text("ALTER TABLE things ADD COLUMN more integer"))
+    answer = await reader
+    assert answer is not None
+    assert answer["on_standby"] is False
+    assert manager.replica is not None
+    assert not manager.replica.is_away
+    assert await WHERE.one(manager) == {"on_standby": True}
 
 
 async def test_the_loss_of_the_primary_leaves_reads_on_the_replica(

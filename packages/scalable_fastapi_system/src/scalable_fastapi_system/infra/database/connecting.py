@@ -13,7 +13,7 @@ from scalable_fastapi_system.infra.database.sqlite import SQLITE_BUSY_SECONDS, S
 from scalable_fastapi_system.infra.settings import DatabaseSettings
 
 # The server ends a statement that takes too long, and the connection lives; one that stands still ends nothing.
-_MYSQL_GRACE_SECONDS = 1.0
+_GRACE_SECONDS = 1.0
 
 
 def engine_options(
@@ -56,7 +56,7 @@ def connect_arguments(settings: DatabaseSettings, backend: str, *, asynchronous:
         }
         if asynchronous:
             arguments |= {
-                "read_timeout": settings.statement_timeout_seconds + _MYSQL_GRACE_SECONDS,
+                "read_timeout": settings.statement_timeout_seconds + _GRACE_SECONDS,
                 "async_creator_fn": partial(_open_asyncmy, settings.connect_timeout_seconds),
             }
         return arguments
@@ -71,7 +71,7 @@ def connect_arguments(settings: DatabaseSettings, backend: str, *, asynchronous:
         return arguments
     arguments = {
         "timeout": settings.connect_timeout_seconds,
-        "command_timeout": settings.statement_timeout_seconds,
+        "command_timeout": settings.statement_timeout_seconds + _GRACE_SECONDS,
     }
     if settings.prepared_statements:
         arguments["server_settings"] = {"statement_timeout": timeout_ms, "jit": "off"}

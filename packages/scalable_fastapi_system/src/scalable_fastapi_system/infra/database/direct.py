@@ -19,7 +19,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from scalable_fastapi_system.infra.database.observe import note_statement
-from scalable_fastapi_system.infra.database.outage import TransactionUndone, as_unavailable, is_read_only
+from scalable_fastapi_system.infra.database.outage import (
+    TransactionUndone,
+    as_unavailable,
+    is_read_only,
+    took_too_long,
+)
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 
 if TYPE_CHECKING:
@@ -172,8 +177,10 @@ class Read(_Direct):
             return await ask(database, values)
         try:
             answer = await ask(replica.database, values)
+        except TransactionUndone:
+            return await ask(database, values)  # it answers: what it replays from the primary was in the way
         except ServiceUnavailableException as error:
-            if isinstance(error.__cause__, PoolTimeoutError):
+            if isinstance(error.__cause__, PoolTimeoutError) or took_too_long(error.__cause__):
                 raise  # too much load, which would only take the primary down as well
             replica.failed(error)
             return await ask(database, values)

@@ -16,6 +16,8 @@ _SQLSTATES = ("08", "25006", "53", "57014", "57P")
 # MySQL and MariaDB: too many connections, going down, a lock not had in time, read only (twice), a statement that took
 # too long (MariaDB, MySQL), cannot connect (twice), gone, lost
 _MYSQL_CODES = frozenset({1040, 1053, 1205, 1290, 1836, 1969, 3024, 2002, 2003, 2006, 2013})
+_TOOK_TOO_LONG_SQLSTATE = "57014"
+_MYSQL_TOOK_TOO_LONG = frozenset({1969, 3024})
 _MYSQL_READ_ONLY = frozenset({1290, 1836})
 # 40001 no serial order, 40P01 a deadlock; for MySQL and MariaDB both are 1213
 _UNDONE_SQLSTATES = ("40001", "40P01")
@@ -72,6 +74,14 @@ def is_unavailable(error: BaseException) -> bool:
     if state.startswith(_SQLSTATES) or _mysql_code(error) in _MYSQL_CODES:
         return True
     return isinstance(error, OperationalError) and not state and "locked" in str(cause).lower()
+
+
+def took_too_long(error: BaseException | None) -> bool:
+    """Whether the server ended the statement at its time limit, and so is there. Of asyncpg's own errors, too."""
+    if isinstance(error, DBAPIError):
+        state = getattr(_cause_of(error), "sqlstate", None)
+        return state == _TOOK_TOO_LONG_SQLSTATE or _mysql_code(error) in _MYSQL_TOOK_TOO_LONG
+    return getattr(error, "sqlstate", None) == _TOOK_TOO_LONG_SQLSTATE
 
 
 def is_read_only(error: BaseException) -> bool:
