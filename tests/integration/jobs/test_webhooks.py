@@ -30,7 +30,7 @@ from scalable_fastapi_system.jobs import (
 from scalable_fastapi_system.jobs.durable import DurableWorker
 from scalable_fastapi_system.jobs.tables import webhook_deliveries, webhook_endpoints
 from scalable_fastapi_system.kit.clock import utc_now
-from scalable_fastapi_system.kit.errors import NotFoundException, ValidationException
+from scalable_fastapi_system.kit.errors import ConflictException, NotFoundException, ValidationException
 from sqlalchemy import select, update
 
 from tests.integration.jobs.conftest import FAST
@@ -363,6 +363,28 @@ async def test_a_secret_signs_for_a_day_however_often_it_is_rotated(lab: Lab) ->
     for _ in range(webhooks.MAX_SECRETS):
         _, kept = await rotate()
     assert len(kept) == webhooks.MAX_SECRETS
+
+
+async def test_secrets_that_are_asked_for_at_once_are_all_kept(lab: Lab) -> None:
+    endpoint, first = await add_endpoint(lab, "http://example.com/hook")
+
+    async def rotate() -> str:
+        async with lab.resources.database.transaction() as session:
+            return await webhooks.rotate_secret(session, endpoint_id=endpoint["id"], owner_id=OWNER)
+
+    shown = await asyncio.gather(*(rotate() for _ in range(5)))
+    async with lab.resources.database.transaction() as session:
+        found = await webhooks.find_endpoint(session, endpoint_id=endpoint["id"], owner_id=OWNER)
+    assert {one["secret"] for one in found["secrets"]} == {first, *shown}
+
+
+async def test_endpoints_that_are_added_at_once_are_no_more_than_one_may_have(lab: Lab) -> None:
+    await add_endpoint(lab, "http://example.com/first")  # by whose row they wait for each other on MariaDB
+    urls = [f"http://example.com/{number}" for number in range(webhooks.MAX_ENDPOINTS + 4)]
+    added = await asyncio.gather(*(add_endpoint(lab, url) for url in urls), return_exceptions=True)
+    assert sum(isinstance(one, ConflictException) for one in added) == 5
+    async with lab.resources.database.transaction() as session:
+        assert len(await webhooks.list_endpoints(session, owner_id=OWNER)) == webhooks.MAX_ENDPOINTS
 
 
 async def test_addresses_and_owners_are_checked(lab: Lab) -> None:

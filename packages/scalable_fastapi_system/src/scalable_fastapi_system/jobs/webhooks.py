@@ -19,7 +19,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from scalable_fastapi_system.infra.http_client import OutboundError, OutboundRefusedError
@@ -29,7 +29,7 @@ from scalable_fastapi_system.jobs.enqueueing import current_request_id
 from scalable_fastapi_system.jobs.errors import FailJobError, RetryJobError
 from scalable_fastapi_system.jobs.records import Hint
 from scalable_fastapi_system.jobs.registry import Backoff, job
-from scalable_fastapi_system.jobs.store.clock import database_now
+from scalable_fastapi_system.jobs.store.clock import backend_of, database_now
 from scalable_fastapi_system.jobs.store.deliveries import (
     DELIVER_KIND,
     DELIVER_QUEUE,
@@ -51,6 +51,7 @@ MAX_URL_LENGTH = 2000
 _HOST_AND_PATH = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?([/?]([A-Za-z0-9._~:/?@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)?"
 # A name in ASCII or an IPv4 address; no credentials before it. OpenAPI shows it to clients.
 URL_PATTERN = f"^https://{_HOST_AND_PATH}$"
+_ENDPOINTS_LOCK = 0x77686F6B  # the first of an advisory lock's two numbers; the owner is the second
 _MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 _MAX_ERROR_CHARACTERS = 500
 
@@ -69,6 +70,7 @@ async def add_endpoint(
             "in ASCII and holds no credentials",
             field="url",
         )
+    await _lock_endpoints(session, owner_id)
     if len(await list_endpoints(session, owner_id=owner_id)) >= MAX_ENDPOINTS:
         raise ConflictException(f"There are {MAX_ENDPOINTS} webhooks already: delete one first")
     secret = _new_secret()
@@ -123,6 +125,7 @@ async def enable_endpoint(session: AsyncSession, *, endpoint_id: UUID, owner_id:
 
 async def rotate_secret(session: AsyncSession, *, endpoint_id: UUID, owner_id: int) -> str:
     """A new secret; for a day the former sign, too, so that the receiver can change over. Raises NotFoundException."""
+    await _lock_endpoints(session, owner_id)
     endpoint = await find_endpoint(session, endpoint_id=endpoint_id, owner_id=owner_id)
     secret = _new_secret()
     now = await database_now(session)
@@ -138,6 +141,20 @@ async def rotate_secret(session: AsyncSession, *, endpoint_id: UUID, owner_id: i
         .values(secrets=[{"secret": secret, "expires_at": None}, *former[: MAX_SECRETS - 1]])
     )
     return secret
+
+
+async def _lock_endpoints(session: AsyncSession, owner_id: int) -> None:
+    """Until the transaction ends, another one waits here that is to change what it reads of this owner's endpoints."""
+    if backend_of(session) == "postgresql":
+        await session.execute(select(func.pg_advisory_xact_lock(_ENDPOINTS_LOCK, owner_id)))
+        return
+    # A change of nothing. On SQLite it takes the one lock there is, whatever it finds. On MariaDB it locks the rows: an owner
+    # who has none yet, and adds many at once, may get more than the limit.
+    await session.execute(
+        update(webhook_endpoints)
+        .where(webhook_endpoints.c.owner_id == owner_id)
+        .values(owner_id=webhook_endpoints.c.owner_id)
+    )
 
 
 # -- deliveries -----------------------------------------------------------------------------------------
