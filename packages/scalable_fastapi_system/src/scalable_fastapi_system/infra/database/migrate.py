@@ -8,9 +8,11 @@ platform's runs first; the product's tables may refer to the platform's. A datab
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 import scalable_fastapi_system.migrations as platform_migrations
 from scalable_fastapi_system.infra.database.online import Finding, check_revision
+from scalable_fastapi_system.infra.database.platform_models import load_platform_models, platform_tables
 from scalable_fastapi_system.infra.database.schema_state import (
     PLATFORM_MIGRATIONS,
     Revisions,
@@ -46,6 +49,10 @@ _MYSQL_LOCK_NOT_AVAILABLE = 1205
 # Any constant will do as long as every version of the platform uses the same one.
 _LOCK_KEY = 0x5FA5_7A91
 _LOCK_NAME = "scalable_fastapi_system_migrate"
+
+_PLATFORM = "platform"
+_NUMBERED = re.compile(r"(?P<prefix>[a-z]+)(?P<number>\d{4})")
+_FIRST_IDS = {"product": "d0001"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +122,21 @@ class Migrator:
             time.sleep(pause_seconds)
 
     def revision(self, message: str, *, branch: str, folder: Path, autogenerate: bool = True) -> Path:
-        """Writes a new revision on a branch from the difference between models and database."""
+        """Writes a new revision on a branch from the difference between models and database.
+
+        On any branch but the platform's, the platform's own tables are left out with all that is on them. They are the
+        business of the platform's revisions, which make by hand what a model cannot say, such as partial indexes: to
+        a comparison these look like something to drop.
+        """
+        load_platform_models()
+        include = None if branch == _PLATFORM else _without(platform_tables())
         with self._locked() as connection:
+            config = self._config_for(connection, include_object=include)
+            _set_tidying(config, is_complete=autogenerate)
             script = command.revision(
-                self._config_for(connection),
+                config,
                 message=message,
+                rev_id=self._next_id(branch),
                 autogenerate=autogenerate,
                 head=f"{branch}@head" if self._has_branch(branch) else "base",
                 branch_label=None if self._has_branch(branch) else branch,
@@ -146,10 +163,23 @@ class Migrator:
             for script in self._scripts().walk_revisions()
             for label in script.branch_labels
         }
-        return [branches[name] for name in sorted(branches, key=lambda name: (name != "platform", name))]
+        return [branches[name] for name in sorted(branches, key=lambda name: (name != _PLATFORM, name))]
 
     def _has_branch(self, branch: str) -> bool:
         return f"{branch}@head" in self._branch_heads()
+
+    def _next_id(self, branch: str) -> str | None:
+        """`d0003` after `d0002`; None where the branch's revisions have other names, for one that Alembic makes up."""
+        ids = [
+            script.revision for script in self._scripts().walk_revisions() if branch in script.branch_labels
+        ]
+        if not ids:
+            return _FIRST_IDS.get(branch)
+        found = [_NUMBERED.fullmatch(name) for name in ids]
+        prefixes = {match and match["prefix"] for match in found}
+        numbers = [int(match["number"]) for match in found if match]
+        prefix = prefixes.pop()
+        return f"{prefix}{max(numbers) + 1:04}" if prefix and not prefixes else None
 
     def _status(self, connection: Connection) -> SchemaStatus:
         scripts = self._scripts()
@@ -261,6 +291,34 @@ class Migrator:
             finally:
                 connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK_NAME})
                 connection.rollback()
+
+
+def _without(tables: frozenset[str]) -> Callable[..., bool]:
+    """Alembic's `include_object` that passes over these tables, and what is on them."""
+
+    def include(thing: Any, _name: str | None, kind: str, _is_reflected: bool, _compared_to: Any) -> bool:
+        table = thing if kind == "table" else thing.table
+        return table.key not in tables
+
+    return include
+
+
+def _set_tidying(config: Config, *, is_complete: bool) -> None:
+    """Has ruff tidy a file that is written, where ruff is installed, so that it passes the checks as it is.
+
+    is_complete: False for one whose author has yet to use what it imports.
+    """
+    if importlib.util.find_spec("ruff") is None:
+        return
+    hooks = {"mend": "check --fix-only", "format": "format"}
+    if not is_complete:
+        del hooks["mend"]
+    section = "post_write_hooks"
+    config.set_section_option(section, "hooks", ", ".join(hooks))
+    for name, arguments in hooks.items():
+        config.set_section_option(section, f"{name}.type", "module")
+        config.set_section_option(section, f"{name}.module", "ruff")
+        config.set_section_option(section, f"{name}.options", f"{arguments} --quiet REVISION_SCRIPT_FILENAME")
 
 
 def _is_lock_refused(error: OperationalError) -> bool:
