@@ -20,6 +20,7 @@ from scalable_fastapi_system.infra.cache.changes import ChangeListener, MissedCh
 from scalable_fastapi_system.infra.cache.codec import decode, encode
 from scalable_fastapi_system.infra.cache.loading import Loaded, Recipe, SingleFlight
 from scalable_fastapi_system.infra.cache.memory import Entry, MemoryLevel
+from scalable_fastapi_system.infra.cache.names import names_of
 from scalable_fastapi_system.infra.cache.settling import Settling
 from scalable_fastapi_system.infra.cache.shared import (
     EVERYTHING,
@@ -116,7 +117,7 @@ class CacheManager:
         stale_seconds: float = 0.0,
         stale_on_error_seconds: float = 0.0,
         negative_ttl: Seconds = 30.0,
-        tags: Sequence[str] = (),
+        tags: str | Sequence[str] = (),
         is_refreshed_in_background: bool = True,
     ) -> Any:
         """The value, from `await load()` where there is none: called once, however many callers and processes ask.
@@ -125,12 +126,14 @@ class CacheManager:
         stale_on_error_seconds: for so long after its life the old value is given where loading fails. Errors with
             a 4xx status are answers and are raised.
         negative_ttl: the life of a None, at most `ttl`; 0 keeps none.
+        tags: one, or several, for `invalidate_tag`.
         is_refreshed_in_background: False where `load` uses what ends with the request, such as its session.
         Raises what `load` raises, CacheValueError for what JSON cannot say; for names as `set`.
         """
         fresh = self.fresh(key)
         if fresh is not None:
             return decode(fresh.payload)
+        tags = names_of(tags)
         _check_names((key, *tags))
         seconds = self.seconds(ttl)
         recipe = Recipe(
@@ -138,7 +141,7 @@ class CacheManager:
             stale_seconds,
             stale_on_error_seconds,
             min(seconds, plain_seconds(negative_ttl)),
-            tuple(tags),
+            tags,
             is_refreshed_in_background,
         )
 
@@ -151,9 +154,9 @@ class CacheManager:
     # -- writing ------------------------------------------------------------------------------------
 
     async def set(
-        self, key: str, value: Any, ttl: Seconds | None = None, *, tags: Sequence[str] = ()
+        self, key: str, value: Any, ttl: Seconds | None = None, *, tags: str | Sequence[str] = ()
     ) -> None:
-        """Keeps the value for `ttl` seconds (the settings' default where None).
+        """Keeps the value for `ttl` seconds (the settings' default where None). tags: one, or several.
 
         Raises CacheValueError for what JSON cannot say, ValueError for a life that is not positive. A key or tag that
         is no str is a TypeError, one that UTF-8 cannot say a ValueError.
@@ -161,14 +164,15 @@ class CacheManager:
         await self.set_many({key: value}, ttl, tags=tags)
 
     async def set_many(
-        self, values: Mapping[str, Any], ttl: Seconds | None = None, *, tags: Sequence[str] = ()
+        self, values: Mapping[str, Any], ttl: Seconds | None = None, *, tags: str | Sequence[str] = ()
     ) -> None:
         """Keeps all these values, in one round trip for each thousand."""
+        tags = names_of(tags)
         _check_names((*values, *tags))
         seconds = self.seconds(ttl)
         payloads = [(key, encode(value)) for key, value in values.items()]
         for start in range(0, len(payloads), _CHUNK):
-            await self._set_some(payloads[start : start + _CHUNK], seconds, tuple(tags))
+            await self._set_some(payloads[start : start + _CHUNK], seconds, tags)
 
     async def _set_some(
         self, payloads: Sequence[tuple[str, bytes]], seconds: float, tags: tuple[str, ...]
@@ -262,7 +266,7 @@ class CacheManager:
         *,
         every_seconds: float | None = None,
         ttl: Seconds | None = None,
-        tags: Sequence[str] = (),
+        tags: str | Sequence[str] = (),
         name: str | None = None,
     ) -> None:
         """Calls the function when the process starts and, with `every_seconds`, again and again; in one process of all.
@@ -270,7 +274,11 @@ class CacheManager:
         It sets what it wants by itself, or returns a mapping of keys to values, which are kept for `ttl`.
         """
         self._warming.add(
-            function, every_seconds=every_seconds, ttl_seconds=self.seconds(ttl), tags=tags, name=name
+            function,
+            every_seconds=every_seconds,
+            ttl_seconds=self.seconds(ttl),
+            tags=names_of(tags),
+            name=name,
         )
 
     # -- running ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from scalable_fastapi_system.infra.cache.call_keys import Call, CallKeys, digest
 from scalable_fastapi_system.infra.cache.codec import decode, encode
 from scalable_fastapi_system.infra.cache.loading import Loaded, Recipe
 from scalable_fastapi_system.infra.cache.manager import CacheManager, Seconds, plain_seconds
+from scalable_fastapi_system.infra.cache.names import names_of
 from scalable_fastapi_system.infra.settings import load_settings
 from scalable_fastapi_system.kit.domain import load_object
 
@@ -67,17 +68,18 @@ def cache_response(
     stale_seconds: float = 0.0,
     stale_on_error_seconds: float = 0.0,
     negative_ttl: Seconds = 30.0,
-    tags: Sequence[str] = (),
-    ignore: Collection[str] = (),
+    tags: str | Sequence[str] = (),
+    ignore: str | Collection[str] = (),
     is_per_user: bool = True,
 ) -> Callable[[Callable[P, Awaitable[R]]], CachedFunction[P, R]]:
     """Keeps what an async function or endpoint answers for `ttl` seconds (the settings' default where None).
 
     stale_seconds, stale_on_error_seconds, negative_ttl: as in `CacheManager.get_or_load`.
-    tags: for `invalidate_tag`; `{name}` stands for the value of an argument.
-    ignore: parameters that do not change the answer. Requests, sessions and the like are ignored by their type.
+    tags: one, or several, for `invalidate_tag`; `{name}` stands for the value of an argument.
+    ignore: a parameter, or several, that do not change the answer. Requests, sessions and the like are ignored by their type.
     is_per_user: False says that the answer is the same for everyone who may have it, whoever asks.
-    Raises TypeError for a function that is not async, and at a call for an argument that cannot be part of a key.
+    Raises TypeError for a function that is not async, ValueError for a name in tags or ignore of a parameter that it
+    does not have, and TypeError at a call for an argument that cannot be part of a key.
     """
 
     def decorate(function: Callable[P, Awaitable[R]]) -> CachedFunction[P, R]:
@@ -110,8 +112,8 @@ class CachedFunction(Generic[P, R]):
         stale_seconds: float,
         stale_on_error_seconds: float,
         negative_ttl: Seconds,
-        tags: Sequence[str],
-        ignore: Collection[str],
+        tags: str | Sequence[str],
+        ignore: str | Collection[str],
         is_per_user: bool,
     ) -> None:
         if not inspect.iscoroutinefunction(inspect.unwrap(function)):
@@ -119,7 +121,7 @@ class CachedFunction(Generic[P, R]):
         functools.update_wrapper(self, function)
         self.function = function
         self.is_per_user = is_per_user
-        self._keys = CallKeys(function, ignore=ignore)
+        self._keys = CallKeys(function, ignore=names_of(ignore))
         self._name = f"{key_prefix}:{function.__module__}.{function.__qualname__}"
         if made := made_with(function):
             self._name += f":{made}"
@@ -128,7 +130,9 @@ class CachedFunction(Generic[P, R]):
         self._stale_seconds = stale_seconds
         self._error_seconds = stale_on_error_seconds
         self._negative_seconds = plain_seconds(negative_ttl)
-        self._tags = tuple(tags)
+        self._tags = names_of(tags)
+        for tag in self._tags:
+            self._keys.check_template(tag)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         request: Any = kwargs.pop(REQUEST_PARAMETER, None)

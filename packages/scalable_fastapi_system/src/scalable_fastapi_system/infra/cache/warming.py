@@ -7,7 +7,7 @@ has its next turn; it never keeps the process from starting.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ class Warming:
         *,
         every_seconds: float | None,
         ttl_seconds: float,
-        tags: Sequence[str],
+        tags: tuple[str, ...],
         name: str | None,
     ) -> None:
         """Registers a function; begins with it at once where `start` was called already."""
@@ -58,7 +58,7 @@ class Warming:
         name = (
             name or f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
         )
-        warmer = _Warmer(name, function, every_seconds, ttl_seconds, tuple(tags))
+        warmer = _Warmer(name, function, every_seconds, ttl_seconds, tags)
         self._warmers.append(warmer)
         if self._tasks is not None:
             self._tasks.append(asyncio.get_running_loop().create_task(self._run(warmer)))
