@@ -151,26 +151,45 @@ class CallKeys:
         is_double = bool(args) and not kwargs.keys().isdisjoint(self._names[: len(args)])
         return arguments if is_whole and not is_double else None
 
-    def partly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """The call as far as it is told: what would be passed over may be missing. Raises TypeError for more."""
+    def partly(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_bound: bool = False) -> Call:
+        """The call as far as it is told: what would be passed over may be missing. Raises TypeError for more, and for
+        a positional argument that may be meant for a later parameter than the one in whose place it stands.
+
+        is_bound: the first argument is the object whose method this is, and surely meant for its place.
+        """
         bound = self.signature.bind_partial(*args, **kwargs)
-        missing = [
+        hints = annotations_of(self._function)
+        telling = [
             name
             for name, parameter in self.signature.parameters.items()
-            if name not in bound.arguments
-            and parameter.default is parameter.empty
-            and parameter.kind not in _VARIABLE
+            if parameter.kind not in _VARIABLE
             and name not in self._ignored
+            and not _may_be_missing(hints.get(name))
         ]
-        if missing:
-            hints = annotations_of(self._function)
-            needed = [name for name in missing if not _may_be_missing(hints.get(name))]
-            if needed:
+        left = [name for name in telling if name not in bound.arguments]
+        for name, value in list(zip(self._names, args, strict=False))[int(is_bound) :]:
+            if self._is_misplaced(name, hints.get(name), value, is_whole=not left):
+                shown = ", ".join(f"{other}=…" for other in telling)
                 raise TypeError(
-                    f"{self._function.__qualname__} also needs {', '.join(needed)} to tell the entry"
+                    f"this {type(value).__name__} would be for {name}, which tells no entry; say by name what is meant: "
+                    f"{self._function.__qualname__}.invalidate({shown})"
                 )
+        needed = [name for name in left if self.signature.parameters[name].default is inspect.Parameter.empty]
+        if needed:
+            raise TypeError(f"{self._function.__qualname__} also needs {', '.join(needed)} to tell the entry")
         bound.apply_defaults()
         return self._call(args, kwargs, bound.arguments)
+
+    def _is_misplaced(self, name: str, hint: Any, value: Any, *, is_whole: bool) -> bool:
+        """Whether a positional argument may be meant for a later parameter, as this one is passed over.
+
+        is_whole: nothing that tells an entry is left to its default, so no argument can have moved.
+        """
+        if name in self._ignored:  # takes anything
+            return not is_whole
+        if _hinted_kind(hint) == "value" or _kind_of(type(value)) != "value":
+            return False
+        return value is not None or not is_whole
 
     def has_value_of(self, name: str, call: Call) -> bool:
         """Whether the call's digest has the value of an argument of this name."""

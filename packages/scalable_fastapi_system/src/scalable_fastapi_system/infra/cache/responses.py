@@ -156,7 +156,7 @@ class CachedFunction(Generic[P, R]):
         return cast("R", decode(entry.payload))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else types.MethodType(self, instance)
+        return self if instance is None else BoundCachedFunction(self, instance)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -173,9 +173,15 @@ class CachedFunction(Generic[P, R]):
     async def invalidate(self, *args: Any, **kwargs: Any) -> None:
         """Forgets the answers for these arguments; without a principal among them, those for every caller.
 
-        Requests, sessions and what FastAPI fills in may be left out. Raises TypeError where more is missing.
+        Requests, sessions and what FastAPI fills in may be left out; what follows them is then given by name. Raises
+        TypeError where more is missing, or where a value stands in the place of what was left out.
         """
-        call = self._keys.partly(args, kwargs)
+        await self._invalidate(args, kwargs)
+
+    async def _invalidate(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_bound: bool = False
+    ) -> None:
+        call = self._keys.partly(args, kwargs, is_bound=is_bound)
         cache = self.cache_for(call.request)
         identity = call.identity if self.is_per_user else None
         # The entries of other callers, of other URLs, and an endpoint's for each path, are found by a tag that they share.
@@ -249,3 +255,42 @@ class CachedFunction(Generic[P, R]):
         if endpoint is self:
             return True
         return endpoint is not None and inspect.unwrap(endpoint) is inspect.unwrap(self)
+
+
+class BoundCachedFunction(Generic[R]):
+    """A cached method of one object: the object comes before what it is called with, and before what it is to forget.
+
+    Python's own bound method would put it before the first alone, as it does not know of the second.
+    """
+
+    def __init__(self, cached: CachedFunction[Any, R], instance: object) -> None:
+        self.__func__ = cached
+        self.__self__ = instance
+        self.__doc__ = cached.__doc__
+        self.__module__ = cached.__module__
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> R:
+        return await self.__func__(self.__self__, *args, **kwargs)
+
+    async def invalidate(self, *args: Any, **kwargs: Any) -> None:
+        """As `CachedFunction.invalidate`, with the arguments that the method is called with."""
+        await self.__func__._invalidate((self.__self__, *args), kwargs, is_bound=True)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(types.MethodType(self.__func__, self.__self__))
+
+    def __getattr__(self, name: str) -> Any:
+        # Past this method: a copy that is being made has no `__func__` yet.
+        return getattr(object.__getattribute__(self, "__func__"), name)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BoundCachedFunction):
+            return NotImplemented
+        return self.__func__ is other.__func__ and self.__self__ is other.__self__
+
+    def __hash__(self) -> int:
+        return hash((id(self.__func__), id(self.__self__)))
+
+    def __repr__(self) -> str:
+        return f"<bound cached {self.__func__.function.__qualname__} of {self.__self__!r}>"
