@@ -164,6 +164,13 @@ def test_wrong_members_that_yaml_takes_for_booleans_are_named():
         parse_flags(text, is_yaml=True)
 
 
+@pytest.mark.parametrize("enabled", ['"false"', '"true"', "0", "1", "null", "[]"])
+def test_what_is_neither_true_nor_false_does_not_say_whether_a_flag_is_enabled(enabled):
+    text = f"flags: {{f: {{variants: {{a: true}}, default: a, enabled: {enabled}}}}}"
+    with pytest.raises(ConfigurationError, match="flag f: `enabled` is true or false"):
+        parse_flags(text, is_yaml=True)
+
+
 def test_a_text_that_yaml_takes_for_a_boolean_is_to_be_quoted():
     text = "flags: {f: {variants: {a: 1}, default: a, rules: [{if: {country: [%s, SE]}, variant: a}]}}"
     with pytest.raises(ConfigurationError, match="`if` has a boolean among the texts of country"):

@@ -114,7 +114,10 @@ def _parse_flag(name: str, body: Any) -> Flag:
     if not isinstance(listed, list):
         raise ConfigurationError(f"flag {name}: `rules` is a list")
     rules = tuple(_parse_rule(name, rule, variants) for rule in listed)
-    return Flag(variants, default, rules, bool(body.get("enabled", True)))
+    is_enabled = body.get("enabled", True)
+    if not isinstance(is_enabled, bool):  # "false" in quotes would be true
+        raise ConfigurationError(f"flag {name}: `enabled` is true or false")
+    return Flag(variants, default, rules, is_enabled)
 
 
 def _parse_rule(flag: str, body: Any, variants: Mapping[str, Any]) -> Rule:
