@@ -1,13 +1,16 @@
-"""`manage migrate` against a database that is not up yet, as in the first seconds of an installation."""
+"""`manage migrate` against a database that is not up yet, as in the first seconds of an installation, or that refuses."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from scalable_fastapi_system.cli import main
+from scalable_fastapi_system.kit.domain import Product
 
 pytestmark = pytest.mark.databases("postgres", "mariadb")
 
@@ -46,3 +49,75 @@ def test_with_patience_a_database_that_comes_up_is_migrated(disposable_database)
     output, errors = process.communicate(timeout=90)
     assert process.returncode == 0, errors
     assert "The schema is current" in output
+
+
+# -- a revision that the database refuses ----------------------------------------------------------------
+
+
+@pytest.fixture
+def run(database_environment, tmp_path, monkeypatch, capsys):
+    """`manage`, in this process, of a product whose second revision meets a row that it does not fit."""
+    package = tmp_path / f"refused_{tmp_path.name}"
+    (package / "versions").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    steps = {
+        "b1": "op.create_table('orders', sa.Column('id', sa.Integer(), primary_key=True))\n"
+        "    op.execute('INSERT INTO orders (id) VALUES (1)')",
+        "b2": "op.create_table('parcels', sa.Column('id', sa.Integer(), primary_key=True, autoincrement=False))\n"
+        "    op.execute('INSERT INTO parcels (id) SELECT 1 FROM orders UNION ALL SELECT 1 FROM orders')",
+    }
+    before = None
+    for name, step in steps.items():
+        (package / "versions" / f"{name}.py").write_text(
+            "import sqlalchemy as sa\nfrom alembic import op\n"
+            f"revision = {name!r}\ndown_revision = {before!r}\n"
+            f"branch_labels = {('product',) if before is None else None!r}\ndepends_on = None\n"
+            f"def upgrade():\n    {step}\ndef downgrade():\n    op.execute('DROP TABLE nothing')\n"
+        )
+        before = name
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("ENVIRONMENT", "test")
+    for name, value in database_environment.items():
+        monkeypatch.setenv(name, value)
+
+    def command(*arguments):
+        capsys.readouterr()
+        code = main(arguments, product=Product(migrations=package.name))
+        return code, *capsys.readouterr()
+
+    return command
+
+
+@pytest.mark.databases("sqlite", "postgres", "mariadb")
+def test_a_revision_that_the_database_refuses_is_told_as_what_it_is(run):
+    code, _, errors = run("migrate")
+    assert code == 1
+    assert errors.startswith("The migration failed at revision b2: ")
+    assert re.search("unique|duplicate", errors, re.IGNORECASE)
+    assert "migrate again" in errors
+    assert "does not answer" not in errors
+    assert "at b1, p0005" in run("migrate", "--check")[1]
+
+    code, _, errors = run("migrate", "--downgrade", "product@base")
+    assert code == 1
+    assert errors.startswith("The migration failed at revision b1: ")
+
+
+@pytest.mark.databases("sqlite", "postgres", "mariadb")
+def test_a_command_that_the_database_refuses_is_told_as_what_it_is(run):
+    code, _, errors = run("user", "list")
+    assert code == 1
+    assert errors.startswith("The database refused it: ")
+    assert "users" in errors
+    assert "manage migrate --check" in errors
+
+
+def test_one_that_stays_says_at_which_revision_it_failed(run, monkeypatch, capsys):
+    def stop(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scalable_fastapi_system.cli.time.sleep", stop)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        run("migrate", "--keep", "1")
+    assert "Not migrated: at revision b2: " in capsys.readouterr().out

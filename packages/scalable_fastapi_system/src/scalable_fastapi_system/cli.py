@@ -1,7 +1,7 @@
 """The operators' command line: `python -m services.manage COMMAND`.
 
 Every command says in plain words what it did or what is wrong, and exits 0 only when things are as asked. A
-problem in the settings exits 4, a store that does not answer 5.
+problem in the settings exits 4, a store that does not answer 5, what the database refuses 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from sqlalchemy.exc import DBAPIError
 from scalable_fastapi_system.doctor.command import add_doctor_command
 from scalable_fastapi_system.identity.commands import add_commands as add_identity_commands
 from scalable_fastapi_system.infra.database import DatabaseManager
-from scalable_fastapi_system.infra.database.migrate import Migrator, SchemaStatus
+from scalable_fastapi_system.infra.database.migrate import Migrator, SchemaStatus, failed_revision
+from scalable_fastapi_system.infra.database.outage import is_unavailable
 from scalable_fastapi_system.infra.database.platform_models import (
     load_platform_models as load_platform_models,  # noqa: PLC0414 - it was here first, and may be imported from here
 )
@@ -51,8 +52,11 @@ def main(argv: Sequence[str] | None = None, *, product: Product | None = None) -
         _say_error(error.message)
         return EXIT_STORE
     except (DBAPIError, OSError) as error:
-        _say_error(f"A store does not answer: {getattr(error, 'orig', None) or error}")
-        return EXIT_STORE
+        if is_unavailable(error):
+            _say_error(f"A store does not answer: {_reason(error)}")
+            return EXIT_STORE
+        _say_error(_refusal(error))
+        return 1
     return code
 
 
@@ -160,7 +164,8 @@ def _keep(migrator: Migrator, pause_seconds: float) -> NoReturn:
                 status = migrator.upgrade()
             say(_description(status))
         except (DBAPIError, OSError, TimeoutError) as error:
-            say(f"Not migrated: {getattr(error, 'orig', None) or error}")
+            revision = failed_revision(error)
+            say(f"Not migrated: {f'at revision {revision}: ' if revision else ''}{_reason(error)}")
         time.sleep(pause_seconds)
 
 
@@ -242,6 +247,22 @@ def _openapi(_arguments: argparse.Namespace, settings: Settings, product: Produc
 def _database(settings: Settings, product: Product) -> DatabaseManager:
     product.load_models()
     return DatabaseManager(settings, migrations=(product.migrations,) if product.migrations else ())
+
+
+def _reason(error: BaseException) -> str:
+    """What the driver says, without the statement and its values."""
+    return str(getattr(error, "orig", None) or error).strip()
+
+
+def _refusal(error: BaseException) -> str:
+    """That the database answered and did not do it, and what to do next."""
+    revision = failed_revision(error)
+    if revision is None:
+        return f"The database refused it: {_reason(error)}\nIs the schema current? `manage migrate --check` says so."
+    return (
+        f"The migration failed at revision {revision}: {_reason(error)}\n"
+        "What came before it is done. Mend the data or the revision, then migrate again."
+    )
 
 
 def _say_error(text: str) -> None:

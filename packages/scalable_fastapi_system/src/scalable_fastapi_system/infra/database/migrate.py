@@ -12,6 +12,7 @@ import importlib.util
 import math
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -319,6 +320,15 @@ def _set_tidying(config: Config, *, is_complete: bool) -> None:
         config.set_section_option(section, f"{name}.type", "module")
         config.set_section_option(section, f"{name}.module", "ruff")
         config.set_section_option(section, f"{name}.options", f"{arguments} --quiet REVISION_SCRIPT_FILENAME")
+
+
+def failed_revision(error: BaseException) -> str | None:
+    """The revision whose own code raised this; None where it came from elsewhere, as from connecting or a COMMIT."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        names = frame.f_globals
+        if "revision" in names and "down_revision" in names:  # what makes a module a revision to Alembic
+            return str(names["revision"])
+    return None
 
 
 def _is_lock_refused(error: OperationalError) -> bool:

@@ -73,7 +73,10 @@ def is_unavailable(error: BaseException) -> bool:
     state = str(getattr(cause, "sqlstate", None) or "")
     if state.startswith(_SQLSTATES) or _mysql_code(error) in _MYSQL_CODES:
         return True
-    return isinstance(error, OperationalError) and not state and "locked" in str(cause).lower()
+    if not isinstance(error, OperationalError) or state:
+        return False
+    # A server's refusal has a state: without one libpq itself says that it has no connection.
+    return type(cause).__module__.startswith("psycopg") or "locked" in str(cause).lower()
 
 
 def took_too_long(error: BaseException | None) -> bool:
