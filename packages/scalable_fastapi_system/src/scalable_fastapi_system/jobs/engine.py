@@ -118,7 +118,7 @@ class Engine:
                 metrics.leases_lost.inc()
                 _log.warning("job had another owner", job_id=str(run.claim.job_id), attempt=run.claim.attempt)
         except Exception:  # noqa: BLE001 - it is logged, and the reconciler repairs what it left
-            # A defect of the engine: the lease runs out and the job is taken back.
+            # A defect of the engine, or a store that takes no end of it: the lease runs out and the job is taken back.
             _log.exception("job could not be ended", job_id=str(run.claim.job_id))
         finally:
             # An attempt that was overtaken may end while the next one runs here.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -40,11 +41,16 @@ MAX_KEY_LENGTH = 120
 
 
 class Backoff:
-    """Exponential back-off with full jitter: between nothing and `base * 2^(failures-1)`, at most `cap`."""
+    """Exponential back-off with full jitter: between nothing and `base * 2^(failures-1)`, at most `cap`.
+
+    Raises TypeError for what is no number of seconds, ValueError for one below nothing or without end.
+    """
 
     __slots__ = ("base_seconds", "cap_seconds")
 
     def __init__(self, base_seconds: float = 2.0, cap_seconds: float = 600.0) -> None:
+        for name, seconds in (("base_seconds", base_seconds), ("cap_seconds", cap_seconds)):
+            _check_seconds(seconds, f"{name} is a number of seconds, at least 0", is_nothing_allowed=True)
         self.base_seconds = base_seconds
         self.cap_seconds = cap_seconds
 
@@ -80,6 +86,11 @@ class JobHandler(Generic[P, R]):
         if is_async and runs_in != "loop":
             raise TypeError(
                 f"{kind}: an async function runs in the loop; only a plain one runs in a {runs_in}"
+            )
+        if not isinstance(backoff, Backoff):
+            raise TypeError(
+                f"{kind}: backoff is a Backoff, such as Backoff(2, 600) for pauses that grow from 2 seconds to 600,"
+                f" and not {backoff!r}"
             )
         self.function = function
         self.kind = kind
@@ -249,13 +260,21 @@ def job(
             concurrency_key=concurrency_key,
             priority=priority,
             runs_in=runs_in,
-            backoff=backoff or Backoff(),
+            backoff=Backoff() if backoff is None else backoff,
             is_public=is_public,
         )
         target.add(handler)
         return handler
 
     return declare
+
+
+def _check_seconds(value: object, rule: str, *, is_nothing_allowed: bool = False) -> None:
+    """Raises TypeError for what is no number, ValueError for one that breaks the rule; the rule is what they say."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{rule}, and not {value!r}")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not is_nothing_allowed):
+        raise ValueError(f"{rule}, and not {value!r}")
 
 
 def _identity(function: Callable[..., Any]) -> tuple[str, str]:

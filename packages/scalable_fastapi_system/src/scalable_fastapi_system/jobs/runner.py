@@ -18,7 +18,7 @@ from scalable_fastapi_system.jobs.context import JobContext, SyncJobContext
 from scalable_fastapi_system.jobs.errors import FailJobError, JobLostError, RetryJobError, SnoozeJobError
 from scalable_fastapi_system.jobs.limits import ResultTooLargeError, decode
 from scalable_fastapi_system.jobs.records import Claim, Ending, Outcome
-from scalable_fastapi_system.jobs.registry import JobHandler
+from scalable_fastapi_system.jobs.registry import Backoff, JobHandler
 from scalable_fastapi_system.jobs.running import Running
 from scalable_fastapi_system.kit.clock import utc_now
 from scalable_fastapi_system.kit.errors import ValidationException
@@ -33,6 +33,8 @@ ROLLOUT_SECONDS = 600.0
 _FIRST_PAUSE_SECONDS = 0.5
 # An attempt that is tried again has failed, too: its span is of the attempt, not of the job.
 _ERRORS = frozenset({Outcome.FAILED, Outcome.RETRIED})
+# The handler's own may be what is broken.
+_PAUSE_OF_A_DEFECT = Backoff()
 
 
 class _TimedOutError(Exception):
@@ -40,12 +42,30 @@ class _TimedOutError(Exception):
 
 
 async def execute(engine: Engine, run: Running) -> Ending | None:
-    """Runs the handler of a claim. The ending to write; None where it is written already or not ours to write."""
+    """Runs the handler of a claim. The ending to write; None where it is written already or not ours to write.
+
+    An attempt at which something around the handler raises has failed like any other: it is counted, and the last one
+    fails the job. Left to its lease it would come back for ever, for a lease that runs out counts as no failure.
+    """
     claim = run.claim
     structlog.contextvars.bind_contextvars(
         job_id=str(claim.job_id), kind=claim.kind, attempt=claim.attempt, request_id=claim.request_id
     )
     started = time.perf_counter()
+    try:
+        ending = await _traced_attempt(engine, run)
+    except Exception as error:  # noqa: BLE001 - nothing but the handler asks the store here: no outage that passes
+        _log.exception("what runs the job failed")
+        ending = _ending_of_defect(engine, run, error)
+    seconds = time.perf_counter() - started
+    outcome = Outcome.SUCCEEDED if run.is_finished else ending.outcome if ending is not None else None
+    metrics.observe_end(claim.kind, outcome.value if outcome is not None else "lost", seconds)
+    _log_end(run, ending, outcome, seconds)
+    return ending
+
+
+async def _traced_attempt(engine: Engine, run: Running) -> Ending | None:
+    claim = run.claim
     with job_span(
         claim.kind, traceparent=claim.traceparent, job_id=str(claim.job_id), attempt=claim.attempt
     ) as span:
@@ -56,10 +76,6 @@ async def execute(engine: Engine, run: Running) -> Ending | None:
             span.set_attribute("job.outcome", ending.outcome.value)
             if ending.outcome in _ERRORS:
                 mark_failed(span, (_summary(ending.error) or {}).get("type") or "error")
-    seconds = time.perf_counter() - started
-    outcome = Outcome.SUCCEEDED if run.is_finished else ending.outcome if ending is not None else None
-    metrics.observe_end(claim.kind, outcome.value if outcome is not None else "lost", seconds)
-    _log_end(run, ending, outcome, seconds)
     return ending
 
 
@@ -103,14 +119,16 @@ async def _attempt(engine: Engine, run: Running) -> Ending | None:
             return None
         # Where nobody told it to stop, the handler awaited something that was cancelled: a failure like any other.
         # Handed back as interrupted, it would run again at once, for ever.
-        return _failed(engine, run, handler, error) if run.stop_reason is None else _stopped(engine, run)
+        return (
+            _failed(engine, run, handler.backoff, error) if run.stop_reason is None else _stopped(engine, run)
+        )
     except (KeyboardInterrupt, GeneratorExit):
         raise  # meant for the process, and for this coroutine
     except BaseException as error:  # noqa: BLE001 - a handler may raise anything: the panics of Rust's libraries are no Exception
         run.is_ending = True
         if run.is_finished:
             return None
-        ending = _failed(engine, run, handler, error)
+        ending = _failed(engine, run, handler.backoff, error)
         if ending is not None and ending.outcome is Outcome.FAILED:
             report_error(error, job_id=claim.job_id, kind=claim.kind, request_id=claim.request_id)
         return ending
@@ -193,9 +211,16 @@ def _stopped(engine: Engine, run: Running) -> Ending | None:
     return Ending(claim, Outcome.INTERRUPTED, progress=run.progress)
 
 
-def _failed(
-    engine: Engine, run: Running, handler: JobHandler[..., Any], error: BaseException
-) -> Ending | None:
+def _ending_of_defect(engine: Engine, run: Running, error: Exception) -> Ending | None:
+    """A failed attempt, unless the handler has finished the job or was told to stop before."""
+    run.is_ending = True
+    if run.is_finished:
+        return None
+    report_error(error, job_id=run.claim.job_id, kind=run.claim.kind, request_id=run.claim.request_id)
+    return _failed(engine, run, _PAUSE_OF_A_DEFECT, error)
+
+
+def _failed(engine: Engine, run: Running, backoff: Backoff, error: BaseException) -> Ending | None:
     claim = run.claim
     if isinstance(error, JobLostError) or run.stop_reason == "lost":
         return None
@@ -211,7 +236,7 @@ def _failed(
         return Ending(claim, Outcome.FAILED, error=report, progress=run.progress)
     delay_seconds = error.delay_seconds if isinstance(error, RetryJobError) else None
     if delay_seconds is None:
-        delay_seconds = handler.backoff.delay_seconds(claim.failures + 1, engine.random)
+        delay_seconds = backoff.delay_seconds(claim.failures + 1, engine.random)
     return Ending(
         claim, Outcome.RETRIED, error=report, progress=run.progress, delay_seconds=max(0.0, delay_seconds)
     )
