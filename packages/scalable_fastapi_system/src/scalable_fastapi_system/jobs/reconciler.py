@@ -128,12 +128,25 @@ class Reconciler:
                 )
             pushed = await self._channel.push(report.hints)
             metrics.hints_repushed.inc(max(0, min(pushed, report.overdue)))
-        if self._schedules:
-            await self._channel.push(await engine.store.due_slots(self._schedules))
-        await self._upkeep()
+        await self._apart(self._keep_schedules)
+        await self._apart(self._upkeep)
         if self._after_sweep is not None:
-            await self._after_sweep()
+            await self._apart(self._after_sweep)
         return report is not None and report.overdue >= _SWEEP_LIMIT and pushed >= _SWEEP_LIMIT // 2
+
+    async def _apart(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Work whose failure does not keep what comes after it from being done. Raises where the store is away."""
+        try:
+            await work()
+        except Exception as error:
+            if is_store_away(error):
+                raise
+            metrics.store_errors.inc()
+            _log.exception("a part of the sweep failed")
+
+    async def _keep_schedules(self) -> None:
+        if self._schedules:
+            await self._channel.push(await self._engine.store.due_slots(self._schedules))
 
     async def _upkeep(self) -> None:
         engine, now = self._engine, time.monotonic()

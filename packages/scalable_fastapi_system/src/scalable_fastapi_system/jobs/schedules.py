@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterBadDateError, croniter
 from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from scalable_fastapi_system.jobs.errors import JobUsageError
 from scalable_fastapi_system.jobs.records import Hint, NewJob
 from scalable_fastapi_system.jobs.registry import JobHandler
 from scalable_fastapi_system.jobs.store.clock import database_now
@@ -31,6 +32,10 @@ H = TypeVar("H", bound=JobHandler[..., Any])
 # A slot that is taken this late was missed: workers tick every second or so.
 PUNCTUAL_SECONDS = 30.0
 MAX_CAUGHT_UP = 1000
+# What the columns of `cron_schedules` hold.
+MAX_NAME_LENGTH = 100
+MAX_EXPRESSION_LENGTH = 100
+MAX_TIMEZONE_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,9 @@ class CronSchedule:
     expression: five fields, or six with seconds last. timezone: of the expression; slots keep their wall-clock time
     through changes of daylight saving. misfire: of slots missed by more than half a minute, `skip` runs none, `once`
     the last one, `all` each (at most 1000).
+
+    Raises ValueError for what can never be kept: no cron expression or none that a day fits, a zone or a policy that
+    there is not, more characters than the tables hold, arguments that do not fit the handler.
     """
 
     name: str
@@ -50,6 +58,28 @@ class CronSchedule:
     misfire: Misfire = "once"
 
     def __post_init__(self) -> None:
+        for what, text, most, advice in (
+            ("the name", self.name, MAX_NAME_LENGTH, ""),
+            (
+                "the expression",
+                self.expression,
+                MAX_EXPRESSION_LENGTH,
+                ": write a range or a step, such as */5",
+            ),
+            ("the time zone", self.timezone, MAX_TIMEZONE_LENGTH, ""),
+        ):
+            if not 0 < len(text) <= most:
+                raise ValueError(
+                    f"the schedule {self.name[:MAX_NAME_LENGTH]!r}: {what} has 1 to {most} characters, and not"
+                    f" {len(text)}{advice}"
+                )
+            if "\0" in text:
+                raise ValueError(f"{what} of a schedule cannot have the character U+0000: {text!r}")
+        if self.misfire not in get_args(Misfire):
+            raise ValueError(
+                f"the schedule {self.name!r}: misfire is one of {', '.join(get_args(Misfire))}, and not"
+                f" {self.misfire!r}"
+            )
         # croniter takes names such as @daily, too, which have no fields
         if len(self.expression.split()) < 5 or not croniter.is_valid(self.expression):
             raise ValueError(f"{self.expression!r} is no cron expression")
@@ -153,7 +183,8 @@ def cron(
 async def take_due_slots(
     session: AsyncSession, schedule: CronSchedule, *, default_max_attempts: int
 ) -> list[Hint]:
-    """Inserts the jobs of a schedule's due slots. Raises IntegrityError where another worker took one of them first.
+    """Inserts the jobs of a schedule's due slots. Raises IntegrityError where another worker took one of them first,
+    JobUsageError where the product's own code cannot make the job of a slot.
 
     A schedule seen for the first time starts now: it has missed nothing.
     """
@@ -188,7 +219,11 @@ async def take_due_slots(
         return []  # another worker moved on from the same slot
     hints: list[Hint] = []
     for slot_at in slots:
-        job = schedule.job_for(slot_at, default_max_attempts=default_max_attempts)
+        try:
+            job = schedule.job_for(slot_at, default_max_attempts=default_max_attempts)
+        except Exception as error:
+            # A key may be made by a function of the product: an OSError of its own is not the store's.
+            raise JobUsageError(f"the job of the slot {slot_at} cannot be made: {error}") from error
         await session.execute(insert(cron_runs).values(name=schedule.name, slot_at=slot_at, job_id=job.id))
         await insert_jobs(session, [job])
         hints.append(Hint(job.id, 0, job.queue, 0, job.priority))

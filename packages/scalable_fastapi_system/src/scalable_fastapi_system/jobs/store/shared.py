@@ -25,7 +25,6 @@ from scalable_fastapi_system.jobs.tables import (
     jobs,
     webhook_deliveries,
 )
-from scalable_fastapi_system.kit.errors import ValidationException
 
 _log = structlog.get_logger("jobs.schedules")
 
@@ -89,6 +88,7 @@ class SharedStore:
             return await count_live(session)
 
     async def due_slots(self, schedules: Sequence[Any]) -> list[Hint]:
+        from scalable_fastapi_system.jobs.engine import is_store_away
         from scalable_fastapi_system.jobs.schedules import take_due_slots
 
         hints: list[Hint] = []
@@ -99,8 +99,11 @@ class SharedStore:
                     hints += await take_due_slots(session, schedule, default_max_attempts=attempts)
             except IntegrityError:
                 continue  # another worker took the slot; ours was rolled back
-            except (ValidationException, ValueError, TypeError):
-                # Its arguments do not fit its handler, or no day fits its expression: the others run all the same.
+            except Exception as error:
+                if is_store_away(error):
+                    raise
+                # Its arguments do not fit its handler, no day fits its expression, the database does not take its row:
+                # the others, each in a transaction of its own, run all the same.
                 _log.exception("schedule cannot be kept", schedule=schedule.name)
         return hints
 
