@@ -17,9 +17,22 @@ from scalable_fastapi_system.infra.database import on_commit
 from scalable_fastapi_system.infra.tracing import current_traceparent
 from scalable_fastapi_system.jobs import metrics
 from scalable_fastapi_system.jobs.errors import JobUsageError
-from scalable_fastapi_system.jobs.limits import encode, refuse_long_integers
+from scalable_fastapi_system.jobs.limits import (
+    LEAST_TIMEOUT_SECONDS,
+    MAX_ATTEMPTS,
+    MAX_KEY_LENGTH,
+    MAX_PRIORITY,
+    MAX_QUEUE_LENGTH,
+    MAX_SECONDS,
+    MIN_PRIORITY,
+    encode,
+    is_seconds,
+    is_short_text,
+    is_within,
+    refuse_long_integers,
+)
 from scalable_fastapi_system.jobs.records import Hint, NewJob
-from scalable_fastapi_system.jobs.registry import MAX_KEY_LENGTH, JobHandler
+from scalable_fastapi_system.jobs.registry import JobHandler
 from scalable_fastapi_system.jobs.store.inserting import insert_jobs, insert_or_find
 from scalable_fastapi_system.kit.clock import utc_now
 from scalable_fastapi_system.kit.errors import ValidationException
@@ -29,7 +42,6 @@ if TYPE_CHECKING:
     from scalable_fastapi_system.jobs.client import JobClient
 
 SESSION_KEY = "jobs"
-MIN_PRIORITY, MAX_PRIORITY = -100, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +110,7 @@ async def enqueue(
     run_at (aware) or delay_seconds: not before. deadline_at: not after; a job that has not begun by then fails.
     priority: smaller first. unique_key: while a job of the owner with this key is live, that job is the answer.
     concurrency_key: of the jobs with this key one runs at a time. Raises ValidationException where the arguments do not
-    fit the handler's signature, PayloadTooLargeException where they are too large.
+    fit the handler's signature or an option cannot be kept, PayloadTooLargeException where the arguments are too large.
     """
     options = JobOptions(
         job_id, owner_id, run_at, delay_seconds, priority, queue, max_attempts, timeout_seconds, deadline_at,
@@ -169,6 +181,7 @@ async def enqueue_batch(
 def new_job(client: JobClient, one: JobCall) -> NewJob:
     """The row for a call: validated, with the handler's own settings where the call has none."""
     options = one.options
+    _check_options(options)
     handler = client.find_handler(one.handler) if isinstance(one.handler, str) else one.handler
     if handler is None:
         # A kind that only workers know, such as one of another version. They validate the arguments.
@@ -192,22 +205,19 @@ def new_job(client: JobClient, one: JobCall) -> NewJob:
         if unique_key is None and handler.unique:
             unique_key = handler.unique_key_of(raw)
         concurrency_key = options.concurrency_key or handler.concurrency_key_of(values)
-    priority = priority if options.priority is None else options.priority
-    if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
-        raise ValidationException(
-            f"A priority is between {MIN_PRIORITY} and {MAX_PRIORITY}", field="priority"
-        )
     for name, key in (("unique_key", unique_key), ("concurrency_key", concurrency_key)):
-        if key is not None and not 0 < len(key) <= MAX_KEY_LENGTH:
-            raise ValidationException(f"A key has 1 to {MAX_KEY_LENGTH} characters", field=name)
+        if key is not None and not is_short_text(key, MAX_KEY_LENGTH):
+            raise ValidationException(
+                f"A key is text of 1 to {MAX_KEY_LENGTH} characters that can be stored", field=name
+            )
     return NewJob(
         id=options.job_id or new_id(),
         kind=kind,
-        queue=options.queue or queue,
+        queue=queue if options.queue is None else options.queue,
         args=client.limits.check_args(raw),
         max_attempts=options.max_attempts or max_attempts or client.settings.jobs.default_max_attempts,
         owner_id=options.owner_id,
-        priority=priority,
+        priority=priority if options.priority is None else options.priority,
         run_at=_run_at(options),
         deadline_at=options.deadline_at,
         timeout_seconds=options.timeout_seconds or timeout_seconds,
@@ -216,6 +226,44 @@ def new_job(client: JobClient, one: JobCall) -> NewJob:
         request_id=current_request_id(),
         traceparent=current_traceparent(),
     )
+
+
+def _check_options(options: JobOptions) -> None:
+    """Raises ValidationException for what cannot be kept; the keys are checked when they are made.
+
+    What `@job` says was checked there, so a call without options costs a few comparisons.
+    """
+    if options.priority is not None and not is_within(options.priority, MIN_PRIORITY, MAX_PRIORITY):
+        raise ValidationException(
+            f"A priority is a number from {MIN_PRIORITY} to {MAX_PRIORITY}", field="priority"
+        )
+    if options.queue is not None and not is_short_text(options.queue, MAX_QUEUE_LENGTH):
+        raise ValidationException(
+            f"A queue has a name of 1 to {MAX_QUEUE_LENGTH} characters that can be stored", field="queue"
+        )
+    if options.max_attempts is not None and not is_within(options.max_attempts, 1, MAX_ATTEMPTS):
+        raise ValidationException(f"Attempts are a number from 1 to {MAX_ATTEMPTS}", field="max_attempts")
+    if options.timeout_seconds is not None and not is_seconds(
+        options.timeout_seconds, least=LEAST_TIMEOUT_SECONDS
+    ):
+        raise ValidationException(
+            f"A time limit is a number of seconds above 0, at most {MAX_SECONDS}", field="timeout_seconds"
+        )
+    if options.delay_seconds is not None and not is_seconds(options.delay_seconds, least=-MAX_SECONDS):
+        raise ValidationException(
+            f"A delay is a number of seconds, at most {MAX_SECONDS}", field="delay_seconds"
+        )
+    _check_time(options.run_at, "run_at")
+    _check_time(options.deadline_at, "deadline_at")
+
+
+def _check_time(moment: datetime | None, field: str) -> None:
+    if moment is None:
+        return
+    if not isinstance(moment, datetime):
+        raise ValidationException("A time is a datetime with a zone", field=field)
+    if moment.tzinfo is None:
+        raise ValidationException("A time needs a zone", field=field)
 
 
 def client_of(session: AsyncSession) -> JobClient:
@@ -278,8 +326,6 @@ def _run_at(options: JobOptions) -> datetime | None:
         raise JobUsageError("run_at and delay_seconds exclude each other")
     if options.delay_seconds is not None:
         return utc_now() + timedelta(seconds=options.delay_seconds) if options.delay_seconds > 0 else None
-    if options.run_at is not None and options.run_at.tzinfo is None:
-        raise ValidationException("A time needs a zone", field="run_at")
     return options.run_at
 
 

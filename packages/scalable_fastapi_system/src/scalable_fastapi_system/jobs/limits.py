@@ -25,6 +25,14 @@ MAX_MESSAGE_CHARACTERS = 2000
 MAX_MESSAGE_BYTES = MAX_ERROR_BYTES // 2  # as JSON, which may write a character in twelve bytes
 # PostgreSQL's jsonb has no place for this character.
 _NUL = b"\\u0000"
+# The columns of `jobs`: a small integer, a name.
+MAX_ATTEMPTS = 32_767
+MAX_QUEUE_LENGTH = 64
+MAX_KEY_LENGTH = 120
+MIN_PRIORITY, MAX_PRIORITY = -100, 100
+# A hundred years: more is a mistake, and ends beyond the years that a datetime has.
+MAX_SECONDS = 3_153_600_000
+LEAST_TIMEOUT_SECONDS = 1e-6
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")  # what has more than 64 bits has as many
 
 
@@ -60,6 +68,34 @@ def refuse_long_integers(raw: bytes) -> None:
 def _within_64_bits(digits: str) -> None:
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
         raise ValueError(f"an integer has at most 64 bits, {digits[:40]} has more: pass it as text")
+
+
+def is_within(value: object, least: int, most: int) -> bool:
+    """Whether this is a whole number within these bounds; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_seconds(value: object, *, least: float) -> bool:
+    """Whether this is a number of seconds from `least` up to a hundred years."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= MAX_SECONDS
+
+
+def is_short_text(value: object, most: int) -> bool:
+    """Whether this is text of 1 to so many characters that every database can hold."""
+    return isinstance(value, str) and 0 < len(value) <= most and is_storable(value)
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database can hold the text: none of U+0000, nothing that is half a character."""
+    if "\0" in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def decode(text: str | bytes | None) -> Any:

@@ -10,17 +10,32 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Generic, Literal, NotRequired, ParamSpec, TypeVar, get_type_hints
+from string import Formatter
+from typing import Any, Generic, Literal, NotRequired, ParamSpec, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 from typing_extensions import TypedDict
 
-from scalable_fastapi_system.jobs.limits import decode, encode, refuse_long_integers
+from scalable_fastapi_system.jobs.errors import JobUsageError
+from scalable_fastapi_system.jobs.limits import (
+    LEAST_TIMEOUT_SECONDS,
+    MAX_ATTEMPTS,
+    MAX_KEY_LENGTH,
+    MAX_PRIORITY,
+    MAX_QUEUE_LENGTH,
+    MIN_PRIORITY,
+    decode,
+    encode,
+    is_seconds,
+    is_short_text,
+    is_storable,
+    is_within,
+    refuse_long_integers,
+)
 from scalable_fastapi_system.kit.errors import FieldProblem, ValidationException
 
 P = ParamSpec("P")
@@ -37,20 +52,21 @@ RESERVED_ARGUMENTS = frozenset(
 )  # fmt: skip
 _KIND = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 MAX_KIND_LENGTH = 100
-MAX_KEY_LENGTH = 120
+# The argument that a field of a template is about: of {shop.id} and {shops[0]} what comes first.
+_FIELD = re.compile(r"[^.\[]*")
 
 
 class Backoff:
     """Exponential back-off with full jitter: between nothing and `base * 2^(failures-1)`, at most `cap`.
 
-    Raises TypeError for what is no number of seconds, ValueError for one below nothing or without end.
+    Raises TypeError for what is no number of seconds, ValueError for one below nothing or above a hundred years.
     """
 
     __slots__ = ("base_seconds", "cap_seconds")
 
     def __init__(self, base_seconds: float = 2.0, cap_seconds: float = 600.0) -> None:
         for name, seconds in (("base_seconds", base_seconds), ("cap_seconds", cap_seconds)):
-            _check_seconds(seconds, f"{name} is a number of seconds, at least 0", is_nothing_allowed=True)
+            _check_seconds(seconds, f"{name} is a number of seconds from 0 to a hundred years", least=0)
         self.base_seconds = base_seconds
         self.cap_seconds = cap_seconds
 
@@ -61,7 +77,11 @@ class Backoff:
 
 
 class JobHandler(Generic[P, R]):
-    """A declared job kind. Calling it runs the function itself, for instance in a test."""
+    """A declared job kind. Calling it runs the function itself, for instance in a test.
+
+    Raises TypeError or ValueError, which say what to write, for options that can never work: here, and not at each
+    enqueue or attempt.
+    """
 
     def __init__(
         self,
@@ -82,6 +102,12 @@ class JobHandler(Generic[P, R]):
             raise ValueError(
                 f"{kind!r} is no job kind: use lower-case words joined by dots, such as orders.ship"
             )
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            raise TypeError(
+                f"{kind}: a handler does not yield: it returns its result, and tells ctx.progress how far it is"
+            )
+        if runs_in not in get_args(RunsIn):
+            raise ValueError(f"{kind}: runs_in is one of {', '.join(get_args(RunsIn))}, and not {runs_in!r}")
         is_async = inspect.iscoroutinefunction(function)
         if is_async and runs_in != "loop":
             raise TypeError(
@@ -92,6 +118,27 @@ class JobHandler(Generic[P, R]):
                 f"{kind}: backoff is a Backoff, such as Backoff(2, 600) for pauses that grow from 2 seconds to 600,"
                 f" and not {backoff!r}"
             )
+        if not is_short_text(queue, MAX_QUEUE_LENGTH):
+            raise ValueError(
+                f"{kind}: queue is a name of 1 to {MAX_QUEUE_LENGTH} characters that can be stored, and not {queue!r}"
+            )
+        if timeout_seconds is not None:
+            _check_seconds(
+                timeout_seconds,
+                f"{kind}: timeout_seconds is a number of seconds above 0 and up to a hundred years, or None for the"
+                " setting's",
+                least=LEAST_TIMEOUT_SECONDS,
+            )
+        if max_attempts is not None and not is_within(max_attempts, 1, MAX_ATTEMPTS):
+            raise ValueError(
+                f"{kind}: max_attempts is a number from 1 to {MAX_ATTEMPTS}, or None for the setting's, and not"
+                f" {max_attempts!r}"
+            )
+        if not is_within(priority, MIN_PRIORITY, MAX_PRIORITY):
+            raise ValueError(
+                f"{kind}: priority is a number from {MIN_PRIORITY} to {MAX_PRIORITY}, and not {priority!r}"
+            )
+        self._key_asks = _names_asked_by(concurrency_key, function, kind)
         self.function = function
         self.kind = kind
         self.queue = queue
@@ -174,13 +221,21 @@ class JobHandler(Generic[P, R]):
         """The key of which one job runs at a time: a constant, a template (`"shop:{shop_id}"`) or a function.
 
         Filled from validated arguments, so that one value written in two ways is one key, and from the defaults.
+        Raises JobUsageError where a function gives something else than text or None.
         """
         key = self.concurrency_key
         if key is None:
             return None
         if callable(key):
-            asked = inspect.signature(key).parameters
-            return key(**{name: value for name, value in self.defaults.items() if name in asked} | values)
+            given = self.defaults | values
+            if self._key_asks is not None:
+                given = {name: value for name, value in given.items() if name in self._key_asks}
+            made: object = key(**given)
+            if made is None or isinstance(made, str):
+                return made
+            raise JobUsageError(
+                f'the concurrency_key of {self.kind} gave {made!r}: let it give text, such as f"shop:{{shop_id}}"'
+            )
         try:
             return key.format(**self.defaults | values)
         except (KeyError, IndexError) as error:
@@ -238,14 +293,16 @@ def job(
 ) -> Callable[[Callable[P, R]], JobHandler[P, R]]:
     """Declares a function `(ctx, *, arguments…)` as the handler of a job kind.
 
-    timeout_seconds: of one attempt; None takes `JOBS__DEFAULT_TIMEOUT_SECONDS`.
-    max_attempts: failures after which the job has failed; None takes `JOBS__DEFAULT_MAX_ATTEMPTS`.
+    timeout_seconds: of one attempt, above 0; None takes `JOBS__DEFAULT_TIMEOUT_SECONDS`.
+    max_attempts: failures after which the job has failed, 1 to 32767; None takes `JOBS__DEFAULT_MAX_ATTEMPTS`.
     unique: while one with the same owner and arguments is live, enqueueing gives that one.
     concurrency_key: of the jobs with one key, one runs at a time; `"shop:{shop_id}"` is filled from the arguments.
     priority: smaller runs first, -100 to 100.
     runs_in: for plain functions `thread` (the default; a thread cannot be ended, so a time-out abandons it) or
         `process` (a time-out or a cancel kills it). Async functions run in the loop.
     is_public: may be named by a client of `POST /tasks/background`.
+
+    Raises TypeError or ValueError for options that can never work.
     """
     target = registry
 
@@ -269,12 +326,67 @@ def job(
     return declare
 
 
-def _check_seconds(value: object, rule: str, *, is_nothing_allowed: bool = False) -> None:
+def _check_seconds(value: object, rule: str, *, least: float) -> None:
     """Raises TypeError for what is no number, ValueError for one that breaks the rule; the rule is what they say."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{rule}, and not {value!r}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not is_nothing_allowed):
+    if not is_seconds(value, least=least):
         raise ValueError(f"{rule}, and not {value!r}")
+
+
+def _names_asked_by(
+    key: str | Callable[..., str] | None, function: Callable[..., Any], kind: str
+) -> frozenset[str] | None:
+    """The arguments that a concurrency key is made of; None for all of them.
+
+    Raises TypeError or ValueError where it asks for one that the function does not have.
+    """
+    if key is None:
+        return frozenset()
+    names = list(inspect.signature(function).parameters)[1:]
+    have = f"the handler's arguments are {', '.join(names) or 'none'}"
+    if callable(key):
+        try:
+            asked = inspect.signature(key).parameters.values()
+        except ValueError:  # one written in C does not always tell
+            return None
+        for one in asked:
+            if one.name not in names and one.default is one.empty and one.kind not in _VARIADIC:
+                raise TypeError(f"{kind}: concurrency_key asks for {one.name!r}, and {have}")
+        if any(one.kind is one.VAR_KEYWORD for one in asked):
+            return None
+        return frozenset(one.name for one in asked)
+    if not isinstance(key, str):
+        raise TypeError(
+            f"{kind}: concurrency_key is text, such as 'shop:{{shop_id}}', or a function of arguments, and not {key!r}"
+        )
+    if not is_storable(key):
+        raise ValueError(f"{kind}: the concurrency_key {key!r} cannot be stored")
+    try:
+        fields = list(_fields_of(key))
+    except ValueError as error:
+        raise ValueError(
+            f"{kind}: the concurrency_key {key!r} is no template such as 'shop:{{shop_id}}': {error}"
+        ) from None
+    if not fields and not 0 < len(key) <= MAX_KEY_LENGTH:
+        raise ValueError(
+            f"{kind}: a concurrency_key has 1 to {MAX_KEY_LENGTH} characters, and not {len(key)}"
+        )
+    for field in fields:
+        if field not in names:
+            raise ValueError(f"{kind}: the concurrency_key {key!r} names {field!r}, and {have}")
+    return frozenset(fields)
+
+
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def _fields_of(template: str) -> Iterator[str]:
+    """The names in a template, those in the formats of fields too. Raises ValueError where it is none."""
+    for _, field, spec, _ in Formatter().parse(template):
+        if field is not None:
+            yield _FIELD.match(field)[0]  # type: ignore[index]
+            yield from _fields_of(spec or "")
 
 
 def _identity(function: Callable[..., Any]) -> tuple[str, str]:
