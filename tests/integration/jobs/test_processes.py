@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -12,7 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
+from scalable_fastapi_system.infra.logging import configure_logging
 from scalable_fastapi_system.infra.settings import Settings
+from scalable_fastapi_system.infra.settings.models import LoggingSettings
 from scalable_fastapi_system.jobs import JobState
 
 from tests.integration.jobs import process_handlers
@@ -81,6 +84,47 @@ async def test_failures_are_told_apart(lab: Lab) -> None:
     assert (ended.failures, ended.error["message"]) == (1, "never")
     ended = await lab.ended(exited.id, timeout_seconds=30)
     assert "with exit code 9" in ended.error["message"]
+
+
+async def test_what_a_context_tells_of_the_job_it_tells_in_a_process_too(lab: Lab) -> None:
+    handle = await lab.client.enqueue_now(process_handlers.facts)
+    ended = await lab.ended(handle.id, timeout_seconds=30)
+    assert ended.result == {
+        "queue": "default",
+        "created_at": ended.created_at.isoformat(),
+        "is_last_attempt": True,
+        "is_cancelled": False,
+        "request_id": None,
+    }
+
+
+async def test_log_lines_come_out_of_the_worker_as_those_of_any_handler(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(lab.settings.model_copy(update={"logging": LoggingSettings(format="json")}))
+    handle = await lab.client.enqueue_now(process_handlers.talk)
+    assert (await lab.ended(handle.id, timeout_seconds=30)).state is JobState.SUCCEEDED
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"shop":7' in line]
+    assert [(line["level"], line["event"]) for line in lines] == [
+        ("info", "packed"),
+        ("warning", "1 of 2"),
+        ("error", "not packed"),
+    ]
+    assert {line["job_id"] for line in lines} == {str(handle.id)}
+    assert {(line["kind"], line["attempt"]) for line in lines} == {("process.talk", 1)}
+    assert lines[0]["boxes"] == {"small": 2}
+    assert "x" * 12 not in str(lines[0])
+    assert "KeyError: 'no such box'" in lines[2]["exception"]
+
+
+@pytest.mark.parametrize("what", ["resources", "http", "transaction", "result", "ctx.result ="])
+async def test_what_stays_in_the_worker_is_named_and_fails_at_once(lab: Lab, what: str) -> None:
+    handle = await lab.client.enqueue_now(process_handlers.reach, what=what)
+    ended = await lab.ended(handle.id, timeout_seconds=30)
+    name = "result" if "result" in what else what
+    assert (ended.state, ended.attempt, ended.error["type"]) == (JobState.FAILED, 1, "NotInProcessError")
+    assert ended.error["message"].startswith(f"process.reach: ctx.{name} is not in a process: ")
+    assert "Traceback" not in ended.error["message"]
 
 
 async def gone(path: Path) -> None:
