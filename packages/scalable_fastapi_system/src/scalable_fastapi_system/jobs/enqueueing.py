@@ -4,6 +4,7 @@ together or not at all. Workers hear of it after the commit; what they do not he
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -72,11 +73,24 @@ class JobOptions:
 
 @dataclass(frozen=True, slots=True)
 class JobCall:
-    """A job to be, with its arguments: a step of a chain, a member of a batch. Made by `call`."""
+    """A job to be, with its arguments: a step of a chain, a member of a batch. Made by `call`.
+
+    Raises TypeError for what is neither a job nor the name of a kind.
+    """
 
     handler: JobHandler[..., Any] | str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     options: JobOptions = field(default_factory=JobOptions)
+
+    def __post_init__(self) -> None:
+        handler: object = self.handler
+        if isinstance(handler, JobHandler | str):
+            return
+        if inspect.isroutine(handler):
+            raise TypeError(
+                f"{handler.__name__} is no job: write @job(…) above it, or give the name of a kind"
+            )
+        raise TypeError(f"a job or the name of a kind is needed, and not {handler!r}")
 
 
 def call(handler: JobHandler[..., Any] | str, **arguments: Any) -> JobCall:
@@ -180,14 +194,16 @@ async def enqueue_batch(
 
 def new_job(client: JobClient, one: JobCall) -> NewJob:
     """The row for a call: validated, with the handler's own settings where the call has none."""
+    if not isinstance(one, JobCall):
+        raise TypeError(f"write call(handler, …) for each job of many, and not {one!r}")
     options = one.options
     _check_options(options)
-    handler = client.find_handler(one.handler) if isinstance(one.handler, str) else one.handler
+    if isinstance(one.handler, str):
+        kind, handler = one.handler, client.find_handler(one.handler)
+    else:
+        kind, handler = one.handler.kind, one.handler
     if handler is None:
         # A kind that only workers know, such as one of another version. They validate the arguments.
-        if not isinstance(one.handler, str):
-            raise JobUsageError("a handler or the name of one is needed")
-        kind = one.handler
         try:
             raw = encode(dict(one.arguments))
             refuse_long_integers(raw)
@@ -196,7 +212,6 @@ def new_job(client: JobClient, one: JobCall) -> NewJob:
         queue, priority, max_attempts, timeout_seconds = "default", 0, None, None
         unique_key, concurrency_key = options.unique_key, options.concurrency_key
     else:
-        kind = handler.kind
         values = handler.validate_args(dict(one.arguments))
         raw = handler.encode_values(values)
         queue, priority = handler.queue, handler.priority

@@ -102,6 +102,12 @@ class JobHandler(Generic[P, R]):
             raise ValueError(
                 f"{kind!r} is no job kind: use lower-case words joined by dots, such as orders.ship"
             )
+        if isinstance(function, JobHandler):
+            raise TypeError(
+                f"{kind}: {function!r} is a job already: declare a function of its own for another kind"
+            )
+        if not callable(function):
+            raise TypeError(f"{kind}: a handler is a function, and not {function!r}")
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise TypeError(
                 f"{kind}: a handler does not yield: it returns its result, and tells ctx.progress how far it is"
@@ -304,6 +310,13 @@ def job(
 
     Raises TypeError or ValueError for options that can never work.
     """
+    if callable(kind):
+        name = getattr(kind, "__name__", "orders.ship")
+        raise TypeError(
+            f'write @job("{name}") above it: the name of the kind in parentheses, and not @job alone'
+        )
+    if not isinstance(kind, str):
+        raise TypeError(f'the name of a job kind is text, such as "orders.ship", and not {kind!r}')
     target = registry
 
     def declare(function: Callable[P, R]) -> JobHandler[P, R]:

@@ -166,8 +166,13 @@ def cron(
     **arguments: Any,
 ) -> Callable[[H], H]:
     """Runs the job below it at the times of a cron expression: `@cron("0 3 * * *")` above `@job("reports.nightly")`."""
+    if not isinstance(expression, str):
+        raise TypeError(f'write @cron("0 3 * * *") above @job(…): the times are text, and not {expression!r}')
 
     def declare(handler: H) -> H:
+        if not isinstance(handler, JobHandler):
+            found = getattr(handler, "__name__", repr(handler))
+            raise TypeError(f"write @cron(…) above @job(…): {found} is no job yet")
         schedule = CronSchedule(
             name or handler.kind, expression, handler, tuple(sorted(arguments.items())), timezone, misfire
         )
