@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scalable_fastapi_system.jobs import JobContext, JobRegistry, job
 from scalable_fastapi_system.jobs.schedules import MAX_CAUGHT_UP, CronSchedule, cron
 
@@ -48,6 +51,77 @@ def test_catching_up_is_bounded() -> None:
     slots = schedule("* * * * *", misfire="all").slots_to_run(NOON - year, NOON)
     assert len(slots) == MAX_CAUGHT_UP
     assert slots[-1] == NOON
+
+
+@pytest.mark.parametrize("misfire", ["skip", "once", "all"])
+@pytest.mark.parametrize("expression", ["* * * * * *", "* * 1 1 * *"])
+def test_a_long_outage_costs_no_more_than_a_short_one(
+    expression: str, misfire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = 0
+    moments = CronSchedule._moments
+
+    def counted(self: CronSchedule, after: datetime) -> Iterator[datetime]:
+        nonlocal looked_at
+        for moment in moments(self, after):
+            looked_at += 1
+            assert looked_at < 20_000  # of 35 million, or 86 400
+            yield moment
+
+    every_second = schedule(expression, misfire=misfire)
+    monkeypatch.setattr(CronSchedule, "_moments", counted)
+    slots = every_second.slots_to_run(NOON - timedelta(days=400), NOON)
+    # the other one has its seconds on the first of January alone
+    assert (
+        len(slots)
+        == {"skip": 31 if expression == "* * * * * *" else 0, "once": 1, "all": MAX_CAUGHT_UP}[misfire]
+    )
+
+
+CHANGES_OF_CLOCK = {
+    "Europe/Berlin": [datetime(2026, 3, 29, 1, tzinfo=UTC), datetime(2026, 10, 25, 1, tzinfo=UTC)],
+    "America/New_York": [datetime(2026, 3, 8, 7, tzinfo=UTC), datetime(2026, 11, 1, 6, tzinfo=UTC)],
+    "Australia/Lord_Howe": [datetime(2026, 4, 4, 15, tzinfo=UTC), datetime(2026, 10, 3, 15, 30, tzinfo=UTC)],
+    "UTC": [NOON],
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    zone_and_change=st.sampled_from([(zone, at) for zone, times in CHANGES_OF_CLOCK.items() for at in times]),
+    expression=st.sampled_from(
+        [
+            "*/7 * * * *",
+            "30 * * * *",
+            "15 */2 * * *",
+            "*/20 1-3 * * *",
+            "30 2 * * *",
+            "0 0 * * *",
+            "* 2 * * * */20",
+        ]
+    ),
+    until_seconds=st.integers(-2 * 3600, 4 * 3600),
+    since_seconds=st.one_of(st.integers(0, 60), st.integers(0, 36 * 3600)),
+)
+def test_where_clocks_change_the_last_slots_are_those_that_a_walk_comes_by(
+    zone_and_change: tuple[str, datetime], expression: str, until_seconds: int, since_seconds: int
+) -> None:
+    zone, change = zone_and_change
+    until = change + timedelta(seconds=until_seconds)
+    after = until - timedelta(seconds=since_seconds)
+    skip, once, every = (
+        schedule(expression, timezone=zone, misfire=each) for each in ("skip", "once", "all")
+    )
+    walked = []
+    for moment in every._moments(after):
+        if moment > until:
+            break
+        walked.append(moment)
+    assert every.slots_to_run(after, until) == walked[-MAX_CAUGHT_UP:]
+    assert once.slots_to_run(after, until) == walked[-1:]
+    assert skip.slots_to_run(after, until) == [
+        each for each in walked if until - each <= timedelta(seconds=30)
+    ]
 
 
 def test_seconds_are_a_sixth_field() -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import dropwhile, islice, takewhile
 from typing import Any, Literal, TypeVar, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -36,6 +37,7 @@ MAX_CAUGHT_UP = 1000
 MAX_NAME_LENGTH = 100
 MAX_EXPRESSION_LENGTH = 100
 MAX_TIMEZONE_LENGTH = 64
+_PART_SLOTS = 250  # so many at once are looked at in a search for the last ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +102,7 @@ class CronSchedule:
 
     def slots(self, after: datetime, until: datetime) -> list[datetime]:
         """The moments of the schedule after one and up to another, in order; the last 1000 of them."""
-        slots: list[datetime] = []
-        for moment in self._moments(after):
-            if moment > until:
-                return slots
-            slots.append(moment)
-            if len(slots) > MAX_CAUGHT_UP:
-                del slots[0]
-        return slots
+        return list(islice(self._latest_first(after, until), MAX_CAUGHT_UP))[::-1]
 
     def next_after(self, moment: datetime) -> datetime:
         """The first moment of the schedule after this one, in UTC."""
@@ -126,16 +121,35 @@ class CronSchedule:
             if not (names_hours and moment.astimezone(zone).fold):
                 yield moment
 
+    def _latest_first(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        """The moments of the schedule after one and up to another, from the last on back.
+
+        A few cost the same however long that time is: the worker's loop stands still meanwhile, and an outage of days
+        has hundreds of thousands. Each part of the time is searched forwards, for backwards croniter finds other
+        moments where clocks change.
+        """
+        zone = ZoneInfo(self.timezone)
+        width = timedelta(seconds=PUNCTUAL_SECONDS)
+        while until > after:
+            start = until - width if until - after > width else after
+            # From within a time that occurs twice croniter may find moments that it passes over coming from before it.
+            before = max(after, start.astimezone(zone).replace(fold=0).astimezone(UTC))
+            moments = takewhile(until.__ge__, dropwhile(start.__ge__, self._moments(before)))
+            part = list(islice(moments, _PART_SLOTS + 1))
+            if len(part) > _PART_SLOTS:
+                width = (until - start) / 2
+            else:
+                yield from reversed(part)
+                until, width = start, width * 2
+
     def slots_to_run(self, after: datetime, now: datetime) -> list[datetime]:
         """What of the slots since `after` is to run now, by the misfire policy."""
-        due = self.slots(after, now)
         if self.misfire == "all":
-            return due
-        missed = [slot for slot in due if (now - slot).total_seconds() > PUNCTUAL_SECONDS]
-        punctual = due[len(missed) :]
-        if self.misfire == "once" and missed and not punctual:
-            return missed[-1:]
-        return punctual[-1:] if self.misfire == "once" else punctual
+            return self.slots(after, now)
+        if self.misfire == "once":
+            return list(islice(self._latest_first(after, now), 1))
+        punctual_from = now - timedelta(seconds=PUNCTUAL_SECONDS)
+        return list(takewhile(punctual_from.__le__, self._latest_first(after, now)))[::-1]
 
     def job_for(self, slot_at: datetime, *, default_max_attempts: int = 1) -> NewJob:
         """The job of one slot; slots wait for nothing, so it is queued at once."""
