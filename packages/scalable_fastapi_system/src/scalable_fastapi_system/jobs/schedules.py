@@ -46,7 +46,7 @@ class CronSchedule:
 
     expression: five fields, or six with seconds last. timezone: of the expression; slots keep their wall-clock time
     through changes of daylight saving. misfire: of slots missed by more than half a minute, `skip` runs none, `once`
-    the last one, `all` each (at most 1000).
+    the last one where none since is on time, `all` each (at most 1000).
 
     Raises ValueError for what can never be kept: no cron expression or none that a day fits, a zone or a policy that
     there is not, more characters than the tables hold, arguments that do not fit the handler.
@@ -146,10 +146,11 @@ class CronSchedule:
         """What of the slots since `after` is to run now, by the misfire policy."""
         if self.misfire == "all":
             return self.slots(after, now)
-        if self.misfire == "once":
-            return list(islice(self._latest_first(after, now), 1))
         punctual_from = now - timedelta(seconds=PUNCTUAL_SECONDS)
-        return list(takewhile(punctual_from.__le__, self._latest_first(after, now)))[::-1]
+        punctual = list(takewhile(punctual_from.__le__, self._latest_first(after, now)))[::-1]
+        if punctual or self.misfire == "skip":
+            return punctual
+        return list(islice(self._latest_first(after, now), 1))
 
     def job_for(self, slot_at: datetime, *, default_max_attempts: int = 1) -> NewJob:
         """The job of one slot; slots wait for nothing, so it is queued at once."""
