@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from scalable_fastapi_system.jobs import JobContext, JobRegistry, job
 from scalable_fastapi_system.jobs.schedules import CronSchedule
 from scalable_fastapi_system.jobs.store.overview import set_schedule_paused
@@ -17,12 +18,12 @@ from sqlalchemy import select, update
 from tests.integration.jobs.harness import Lab
 
 
-def every_second(registry: JobRegistry, **options: Any) -> CronSchedule:
+def every_second(registry: JobRegistry, expression: str = "* * * * * *", **options: Any) -> CronSchedule:
     @job("tick", registry=registry)
     async def tick(ctx: JobContext, *, note: str) -> str:
         return note
 
-    return CronSchedule("ticks", "* * * * * *", tick, (("note", "hello"),), **options)
+    return CronSchedule("ticks", expression, tick, (("note", "hello"),), **options)
 
 
 async def slots(lab: Lab) -> Sequence[datetime]:
@@ -69,6 +70,62 @@ async def test_slots_missed_by_everybody_are_treated_by_the_policy(
     assert 0 < punctual <= 32
 
 
+@pytest.mark.parametrize("misfire", ["skip", "once", "all"])
+@pytest.mark.parametrize("before", [("0 0 1 * *", "UTC"), ("*/5 * * * *", "Asia/Tokyo")])
+async def test_a_schedule_that_is_changed_has_missed_nothing(
+    any_lab: Lab, monkeypatch: pytest.MonkeyPatch, before: tuple[str, str], misfire: Any
+) -> None:
+    store = (await any_lab.start_worker()).engine.store
+    clock = Clock(monkeypatch)
+    await store.due_slots([every_second(JobRegistry(), before[0], timezone=before[1], misfire=misfire)])
+    clock.now += timedelta(days=3, seconds=100)
+    every_five_minutes = every_second(JobRegistry(), "*/5 * * * *", misfire=misfire)
+    assert await store.due_slots([every_five_minutes]) == []
+    clock.now += timedelta(seconds=199)
+    assert await store.due_slots([every_five_minutes]) == []
+    clock.now += timedelta(seconds=2)
+    assert len(await store.due_slots([every_five_minutes])) == 1
+    # what it misses from here on is its own
+    clock.now += timedelta(minutes=20, seconds=60)
+    caught_up = {"skip": 0, "once": 1, "all": 4}
+    assert len(await store.due_slots([every_five_minutes])) == caught_up[misfire]
+
+
+@pytest.mark.parametrize("misfire", ["skip", "once", "all"])
+async def test_while_workers_of_two_releases_run_the_slots_of_both_do(
+    any_lab: Lab, monkeypatch: pytest.MonkeyPatch, misfire: Any
+) -> None:
+    store = (await any_lab.start_worker()).engine.store
+    clock = Clock(monkeypatch)
+    began = clock.now
+    old = every_second(JobRegistry(), "0 * * * *", misfire=misfire)
+    new = every_second(JobRegistry(), "0,1 * * * *", misfire=misfire)
+    await store.due_slots([old])
+    clock.now += timedelta(minutes=59, seconds=50)
+    for _ in range(60):
+        clock.now += timedelta(seconds=0.7)
+        await store.due_slots([new])
+        clock.now += timedelta(seconds=0.7)
+        await store.due_slots([old])
+    assert await slots(any_lab) == [began + timedelta(minutes=60), began + timedelta(minutes=61)]
+
+
+async def test_a_schedule_that_is_changed_while_it_is_paused_stays_so(
+    any_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = (await any_lab.start_worker()).engine.store
+    clock = Clock(monkeypatch)
+    await store.due_slots([every_second(JobRegistry(), "0 * * * *")])
+    async with any_lab.resources.database.transaction() as session:
+        await set_schedule_paused(session, name="ticks", is_paused=True)
+    clock.now += timedelta(hours=3, seconds=5)
+    changed = every_second(JobRegistry(), "* * * * *")
+    assert await store.due_slots([changed]) == []
+    async with any_lab.resources.database.transaction() as session:
+        await set_schedule_paused(session, name="ticks", is_paused=False)
+    assert await store.due_slots([changed]) == []
+
+
 async def test_a_paused_schedule_lets_its_slots_pass(any_lab: Lab, registry: JobRegistry) -> None:
     worker = await any_lab.start_worker()
     store = worker.engine.store
@@ -84,6 +141,18 @@ async def test_a_paused_schedule_lets_its_slots_pass(any_lab: Lab, registry: Job
     assert await slots(any_lab) == []
     await asyncio.sleep(1.1)
     assert await store.due_slots([schedule]) != []
+
+
+class Clock:
+    """The database's, as schedules see it: it stands still but for what a test adds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = datetime(2026, 6, 10, 12, 0, tzinfo=UTC)
+
+        async def now(session: object) -> datetime:
+            return self.now
+
+        monkeypatch.setattr("scalable_fastapi_system.jobs.schedules.database_now", now)
 
 
 async def shift(lab: Lab, by: timedelta) -> None:

@@ -206,14 +206,18 @@ async def take_due_slots(
     """Inserts the jobs of a schedule's due slots. Raises IntegrityError where another worker took one of them first,
     JobUsageError where the product's own code cannot make the job of a slot.
 
-    A schedule seen for the first time starts now: it has missed nothing.
+    A schedule seen for the first time starts now: it has missed nothing. One with another expression or time zone than
+    before has missed nothing either, but its slots of the last half minute are on time and run.
     """
     now = await database_now(session)
     row = (
         await session.execute(
-            select(cron_schedules.c.last_slot_at, cron_schedules.c.paused_at).where(
-                cron_schedules.c.name == schedule.name
-            )
+            select(
+                cron_schedules.c.last_slot_at,
+                cron_schedules.c.paused_at,
+                cron_schedules.c.expression,
+                cron_schedules.c.timezone,
+            ).where(cron_schedules.c.name == schedule.name)
         )
     ).one_or_none()
     facts = {
@@ -227,13 +231,25 @@ async def take_due_slots(
             insert(cron_schedules).values(name=schedule.name, last_slot_at=now, paused_at=None, **facts)
         )
         return []
-    if schedule.next_after(row.last_slot_at) > now:
+    after = row.last_slot_at
+    is_changed = (row.expression, row.timezone) != (schedule.expression, schedule.timezone)
+    if is_changed:
+        # While workers of two releases run, each finds the other's expression here, tick by tick. Would it begin at
+        # this moment, as a new schedule does, they would set each other back for as long, and a slot that comes due
+        # between two ticks would never run. So the last half minute is left to both: what is due in it is on time.
+        after = max(after, now - timedelta(seconds=PUNCTUAL_SECONDS))
+    is_due = schedule.next_after(after) <= now
+    if not (is_due or is_changed):
         return []
-    slots = [] if row.paused_at is not None else schedule.slots_to_run(row.last_slot_at, now)
+    slots = schedule.slots_to_run(after, now) if is_due and row.paused_at is None else []
+    if slots:
+        after = slots[-1]
+    elif is_due:
+        after = now  # its slots pass
     moved: CursorResult[Any] = await session.execute(  # type: ignore[assignment]
         update(cron_schedules)
         .where(cron_schedules.c.name == schedule.name, cron_schedules.c.last_slot_at == row.last_slot_at)
-        .values(last_slot_at=slots[-1] if slots else now, **facts)
+        .values(last_slot_at=after, **facts)
     )
     if not moved.rowcount:
         return []  # another worker moved on from the same slot
