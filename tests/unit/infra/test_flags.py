@@ -8,6 +8,7 @@ import pytest
 from scalable_fastapi_system.infra.flags import FeatureFlags, FileFlagProvider, parse_flags
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.kit.errors import ConfigurationError
+from structlog.testing import capture_logs
 
 FLAGS = """
 flags:
@@ -99,6 +100,40 @@ def test_a_broken_change_leaves_the_flags_as_they_were(flags, file):
         file.write_bytes(broken)
         time.sleep(0.01)
         assert flags.variant("colour", "none") == "blue"
+
+
+BROKEN_FOR_THE_LOADER = {
+    "deep.yaml": "flags: " + "[" * 2000,
+    "deep.json": "[" * 100_000,
+    "int.yaml": "flags: !!int ''",
+    "bool.yaml": "flags: !!bool foo",
+    "timestamp.yaml": "flags: !!timestamp foo",
+    "date.yaml": "flags: 2024-13-45",
+    "percentage.json": json.dumps(
+        {"flags": {"f": {"variants": {"a": 1}, "default": "a", "rules": [{"split": {"a": 10**400}}]}}}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_FOR_THE_LOADER)
+def test_what_a_loader_stumbles_over_leaves_the_flags_as_they_were(tmp_path, name):
+    file = tmp_path / name
+    good = {"flags": {"colour": {"variants": {"cold": "blue"}, "default": "cold"}}}
+    file.write_text(json.dumps(good))  # which is YAML as well
+    provider = FileFlagProvider(file, reload_seconds=0)
+    file.write_text(BROKEN_FOR_THE_LOADER[name])
+    os.utime(file, ns=(1, 1))
+    with capture_logs() as logs:
+        assert provider.resolve_string_details("colour", "none").value == "blue"
+    assert [line["event"] for line in logs] == ["flags left as they were"]
+    expected = "at most 100" if "percentage" in name else f"is not {file.suffix[1:].upper()}: "
+    assert expected in logs[0]["reason"]
+
+
+def test_an_integer_that_no_float_can_hold_gives_the_caller_s_default(tmp_path):
+    file = tmp_path / "flags.json"
+    file.write_text(json.dumps({"flags": {"limit": {"variants": {"a": 10**400}, "default": "a"}}}))
+    assert FileFlagProvider(file).resolve_float_details("limit", 1.5).value == 1.5
 
 
 def test_rules_that_are_all_commented_out_are_none(flags, file):

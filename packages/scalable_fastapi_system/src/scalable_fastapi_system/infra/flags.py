@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,18 +78,18 @@ class Flag:
 
 def parse_flags(text: str, *, is_yaml: bool) -> dict[str, Flag]:
     """The flags in a file. Raises ConfigurationError that names the flag and what is wrong with it."""
-    try:
-        if is_yaml:
-            import yaml
+    load: Callable[[str], Any] = json.loads
+    if is_yaml:
+        import yaml
 
-            try:
-                document = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ConfigurationError(f"the flags file is not YAML: {error}") from error
-        else:
-            document = json.loads(text)
-    except ValueError as error:
-        raise ConfigurationError(f"the flags file is not JSON: {error}") from error
+        load = yaml.safe_load
+    try:
+        document = load(text)
+    except Exception as error:
+        # Not only its own: PyYAML lets out KeyError, IndexError and AttributeError for `!!bool foo` and its like, and
+        # what is nested too deep is a RecursionError of either.
+        kind = "YAML" if is_yaml else "JSON"
+        raise ConfigurationError(f"the flags file is not {kind}: {type(error).__name__}: {error}") from error
     found = document.get("flags") if isinstance(document, dict) else None
     if not isinstance(found, dict):
         raise ConfigurationError("the flags file has no mapping `flags`")
@@ -150,10 +149,10 @@ def _parse_rule(flag: str, body: Any, variants: Mapping[str, Any]) -> Rule:
     bounds: list[tuple[int, str]] = []
     total = 0.0
     for variant, percent in split.items():
-        is_share = isinstance(percent, int | float) and math.isfinite(percent) and percent >= 0
+        is_share = isinstance(percent, int | float) and percent >= 0  # which NaN is not
         if _name(variant) not in variants or not is_share:
             raise ConfigurationError(f"flag {flag}: a split gives each variant a percentage")
-        total += percent
+        total += min(percent, 101)  # an integer may be too large for a float
         bounds.append((round(total * _BUCKETS / 100), _name(variant)))
     if total > 100.0001:
         raise ConfigurationError(f"flag {flag}: a split adds up to at most 100")
@@ -239,7 +238,8 @@ class FileFlagProvider(AbstractProvider):
         variant, reason = self._choose(name, flag, context)
         value = flag.variants[variant]
         if kind is float and type(value) is int:
-            value = float(value)
+            with suppress(OverflowError):  # then it is no float
+                value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             message = f"flag {name} is of another type"
             return FlagResolutionDetails(
