@@ -86,6 +86,16 @@ def test_a_changed_file_is_read_again(flags, file):
     assert flags.variant("colour", "none") == "red"
 
 
+@pytest.mark.parametrize("default", ["warm ", "warm"])  # of another length, and of the same
+def test_a_change_in_place_that_keeps_the_time_is_seen(flags, file, default):
+    assert flags.variant("colour", "none") == "blue"
+    times = file.stat()
+    time.sleep(0.05)  # as long as the file system's clock may take from one reading to the next
+    file.write_text(FLAGS.replace("default: cold", f"default: {default}"))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert flags.variant("colour", "none") == "red"
+
+
 def test_a_broken_change_leaves_the_flags_as_they_were(flags, file):
     variants = "variants: {warm: red, cold: blue}, default: warm"
     for broken in (
@@ -204,6 +214,14 @@ def test_what_is_neither_true_nor_false_does_not_say_whether_a_flag_is_enabled(e
     text = f"flags: {{f: {{variants: {{a: true}}, default: a, enabled: {enabled}}}}}"
     with pytest.raises(ConfigurationError, match="flag f: `enabled` is true or false"):
         parse_flags(text, is_yaml=True)
+
+
+@pytest.mark.parametrize(("name", "read"), [("2024", "2024"), ("on", "True"), ("~", "None"), ("1.5", "1.5")])
+def test_a_name_that_yaml_takes_for_something_else_is_to_be_quoted(name, read):
+    text = "flags: {%s: {variants: {a: 1}, default: a}}"
+    with pytest.raises(ConfigurationError, match=f"a flag is named by a text, not by {read}: quote it"):
+        parse_flags(text % name, is_yaml=True)
+    assert list(parse_flags(text % f'"{name}"', is_yaml=True)) == [name]
 
 
 def test_a_text_that_yaml_takes_for_a_boolean_is_to_be_quoted():

@@ -93,6 +93,9 @@ def parse_flags(text: str, *, is_yaml: bool) -> dict[str, Flag]:
     found = document.get("flags") if isinstance(document, dict) else None
     if not isinstance(found, dict):
         raise ConfigurationError("the flags file has no mapping `flags`")
+    for name in found:
+        if not isinstance(name, str):  # nobody asks by anything else, so it would never be found
+            raise ConfigurationError(f"a flag is named by a text, not by {name!r}: quote it")
     return {name: _parse_flag(name, body) for name, body in found.items()}
 
 
@@ -176,7 +179,7 @@ class FileFlagProvider(AbstractProvider):
         self._lock = threading.Lock()
         self._flags: Mapping[str, Flag] = {}
         self._overrides: dict[str, Any] = {}
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, ...] | None = None
         self._next_look = 0.0
         if path is not None:
             self._load()
@@ -293,10 +296,11 @@ class FileFlagProvider(AbstractProvider):
         self._flags = parse_flags(text, is_yaml=self._path.suffix in {".yaml", ".yml"})
         self._seen = signature
 
-    def _signature(self) -> tuple[int, int]:
+    def _signature(self) -> tuple[int, ...]:
         assert self._path is not None  # noqa: S101 - callers look first
         found = self._path.stat()  # through the symlink that a ConfigMap's update swaps
-        return found.st_mtime_ns, found.st_ino
+        # the last two for content written in place by what keeps the time of the change, as `cp -p` does
+        return found.st_mtime_ns, found.st_ino, found.st_size, found.st_ctime_ns
 
 
 class FeatureFlags:
