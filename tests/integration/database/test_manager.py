@@ -12,7 +12,7 @@ from scalable_fastapi_system.infra.database.observe import StatementCount, count
 from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, event, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError
 from structlog.testing import capture_logs
 
 pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
@@ -164,6 +164,15 @@ async def test_hooks_run_to_their_end_where_their_caller_is_cancelled(database):
     may_end.set()
     await database.wait_for_hooks()
     assert ran == ["slow", "the one behind it"]
+
+
+@pytest.mark.parametrize("kind", ["transaction", "read_session"])
+async def test_a_session_that_was_closed_begins_nothing_anew(database, kind):
+    async with getattr(database, kind)() as session:
+        await session.execute(select(things.c.name))
+    with pytest.raises(InvalidRequestError):
+        await session.execute(select(things.c.name))
+    assert [usage.in_use for usage in database.pool_usage()] == [0] * len(database.pool_usage())
 
 
 def missing_file():

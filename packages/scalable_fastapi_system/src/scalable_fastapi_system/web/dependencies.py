@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection
 
+from scalable_fastapi_system.infra.database.manager import ENDS_WHEN_CLOSED
 from scalable_fastapi_system.infra.resources import Resources
 from scalable_fastapi_system.infra.settings import load_settings
 
@@ -67,7 +68,7 @@ def get_resources(connection: HTTPConnection) -> Resources:
 def get_db(connection: HTTPConnection = None) -> Iterator[Session]:  # type: ignore[assignment]
     """A synchronous session, closed at the end. As a dependency, or by hand as `next(get_db())`."""
     resources = get_resources(connection) if connection is not None else default_resources()
-    session = resources.database.SessionLocal()
+    session = resources.database.SessionLocal(**_ending(connection))
     try:
         yield session
     finally:
@@ -77,8 +78,13 @@ def get_db(connection: HTTPConnection = None) -> Iterator[Session]:  # type: ign
 async def get_async_db(connection: HTTPConnection = None) -> AsyncIterator[AsyncSession]:  # type: ignore[assignment]
     """An asynchronous session, closed at the end; whoever writes commits."""
     resources = get_resources(connection) if connection is not None else default_resources()
-    async with resources.database.AsyncSessionLocal() as session:
+    async with resources.database.AsyncSessionLocal(**_ending(connection)) as session:
         yield session
+
+
+def _ending(connection: HTTPConnection | None) -> Mapping[str, Any]:
+    # By hand, `next(get_db())` closes the session as soon as it has given it: nobody keeps the generator.
+    return ENDS_WHEN_CLOSED if connection is not None else {}
 
 
 @contextlib.asynccontextmanager

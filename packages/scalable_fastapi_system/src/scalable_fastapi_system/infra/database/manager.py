@@ -15,10 +15,11 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -53,6 +54,9 @@ from scalable_fastapi_system.kit.errors import ServiceUnavailableException
 _log = structlog.get_logger("database")
 
 _HOOKS = "after_commit"
+# For a session that somebody closes for its user: else SQLAlchemy lets a closed one begin anew, and what is written then is
+# never committed, nor its connection given back.
+ENDS_WHEN_CLOSED: Mapping[str, Any] = MappingProxyType({"close_resets_only": False})
 _LAST_HOOKS_SECONDS = 5.0
 
 AfterCommit = Callable[[], Awaitable[object] | None]
@@ -199,27 +203,30 @@ class DatabaseManager:
     def _session_factory(self) -> sessionmaker[Session]:
         return sessionmaker(self.engine, expire_on_commit=False)
 
-    def SessionLocal(self) -> Session:  # noqa: N802 - the guide's public name
-        """A new synchronous session; the caller closes it."""
+    def SessionLocal(self, **options: Any) -> Session:  # noqa: N802 - the guide's public name
+        """A new synchronous session; the caller closes it. `options` are SQLAlchemy's."""
         self.ensure_schema()
-        return self._session_factory()
+        return self._session_factory(**options)
 
-    def AsyncSessionLocal(self) -> AsyncSession:  # noqa: N802 - the guide's public name
-        """A new asynchronous session on the running loop; `async with` closes it."""
-        return self._new_session(self.async_engine, _Session)
+    def AsyncSessionLocal(self, **options: Any) -> AsyncSession:  # noqa: N802 - the guide's public name
+        """A new asynchronous session on the running loop; `async with` closes it. `options` are SQLAlchemy's."""
+        return self._new_session(self.async_engine, _Session, **options)
 
-    def _new_session(self, engine: AsyncEngine, kind: type[Session]) -> AsyncSession:
+    def _new_session(self, engine: AsyncEngine, kind: type[Session], **options: Any) -> AsyncSession:
         self.ensure_schema()
-        return AsyncSession(engine, sync_session_class=kind, expire_on_commit=False, info=self.session_info)
+        return AsyncSession(
+            engine, sync_session_class=kind, expire_on_commit=False, info=self.session_info, **options
+        )
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """One transaction: committed when the block ends, rolled back when it raises.
 
-        The commit is done when the block has been left, so what follows may promise it. Raises
+        The commit is done when the block has been left, so what follows may promise it. Whoever uses the session after
+        that, in a background task or a stream, gets an InvalidRequestError. Raises
         ServiceUnavailableException where the database cannot be reached, has no connection free or takes no writes.
         """
-        async with self.AsyncSessionLocal() as session:
+        async with self.AsyncSessionLocal(**ENDS_WHEN_CLOSED) as session:
             async with self._undone_by_errors(session):
                 yield session
                 await session.commit()
@@ -254,7 +261,7 @@ class DatabaseManager:
                 reading = engine.execution_options(postgresql_readonly=True)
                 self._reading_engines[engine] = reading
             engine = reading
-        return self._new_session(engine, ReadingSession)
+        return self._new_session(engine, ReadingSession, **ENDS_WHEN_CLOSED)
 
     async def _replica_session(self) -> AsyncSession | None:
         """A session that has its connection to the replica; None where the replica is away, or there is none."""
