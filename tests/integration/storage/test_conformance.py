@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scalable_fastapi_system.infra.storage import (
@@ -83,6 +84,25 @@ async def test_a_range_is_the_slice_of_the_file(storage: FileStorage, start: int
     await storage.put("ranged", in_pieces(LARGE))
 
     assert await read(storage, "ranged", start, end) == LARGE[start:end]
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("content", [b"", b"short", LARGE], ids=["empty", "short", "large"])
+async def test_content_may_be_bytes(
+    storage: FileStorage, content: bytes, kind: Callable[[bytes], bytes]
+) -> None:
+    stored = await storage.put("a", kind(content))
+    assert (stored.size_bytes, stored.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert await read(storage, "a") == content
+    with pytest.raises(FileTooLargeError):
+        await storage.put("b", kind(b"12345"), max_bytes=4)
+
+
+@pytest.mark.parametrize("content", ["text", [b"a list"], None])
+async def test_content_is_nothing_else(storage: FileStorage, content: Any) -> None:
+    with pytest.raises(TypeError, match="bytes or an async iterator"):
+        await storage.put("a", content)
+    assert await keys(storage) == []
 
 
 async def test_a_second_put_takes_the_place_of_the_first(storage: FileStorage) -> None:

@@ -28,6 +28,7 @@ _SEGMENT = rf"[A-Za-z0-9_=-][A-Za-z0-9._=-]{{0,{MAX_SEGMENT_LENGTH - 1}}}"
 _KEY = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*", re.ASCII)
 # Signatures of S3 end after seven days.
 MAX_SIGNED_URL_SECONDS = 7 * 24 * 3600
+_SLICE_BYTES = 1 << 20
 
 Method = Literal["GET", "PUT"]
 
@@ -91,7 +92,7 @@ class FileStorage(ABC):
     async def put(
         self,
         key: str,
-        content: AsyncIterable[bytes],
+        content: AsyncIterable[bytes] | bytes,
         *,
         max_bytes: int | None = None,
         content_type: str = DEFAULT_CONTENT_TYPE,
@@ -201,10 +202,22 @@ def check_lifetime(expires_seconds: int) -> None:
         raise ValueError(f"a signed URL lives 1 to {MAX_SIGNED_URL_SECONDS} seconds, not {expires_seconds}")
 
 
+async def _in_slices(content: memoryview) -> AsyncGenerator[bytes, None]:
+    for start in range(0, len(content), _SLICE_BYTES):
+        yield bytes(content[start : start + _SLICE_BYTES])
+
+
 class Measured:
     """Content as it passes: counted, hashed, and stopped at its limit."""
 
-    def __init__(self, content: AsyncIterable[bytes], max_bytes: int) -> None:
+    def __init__(self, content: AsyncIterable[bytes] | bytes, max_bytes: int) -> None:
+        """Raises TypeError for what is neither."""
+        if isinstance(content, bytes | bytearray | memoryview):
+            content = _in_slices(memoryview(content).cast("B"))
+        elif not isinstance(content, AsyncIterable):
+            raise TypeError(
+                f"content is bytes or an async iterator of bytes, and not {type(content).__name__}"
+            )
         self._content = content
         self._max_bytes = max_bytes
         self._hash = hashlib.sha256()

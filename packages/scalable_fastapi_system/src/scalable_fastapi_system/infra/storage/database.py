@@ -65,7 +65,7 @@ class DatabaseStorage(FileStorage):
     async def put(
         self,
         key: str,
-        content: AsyncIterable[bytes],
+        content: AsyncIterable[bytes] | bytes,
         *,
         max_bytes: int | None = None,
         content_type: str = DEFAULT_CONTENT_TYPE,
