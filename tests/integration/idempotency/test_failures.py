@@ -23,6 +23,7 @@ from scalable_fastapi_system.web.dependencies import Transaction
 from scalable_fastapi_system.web.envelope import respond
 from scalable_fastapi_system.web.idempotency import MAX_ANSWER_BYTES
 from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import OperationalError
 from starlette.responses import JSONResponse, Response
 
 from tests.integration.domains.conftest import Owner, System
@@ -107,7 +108,7 @@ async def _break_statement(session: Transaction) -> Response | None:
 
 async def _break_commit(session: Transaction) -> Response | None:
     async def fail() -> None:
-        raise OSError("the connection was lost")
+        raise OperationalError("COMMIT", None, ConnectionError("the connection was lost"))
 
     session.commit = fail  # type: ignore[method-assign]
     return None
