@@ -9,9 +9,9 @@ from fastapi.routing import APIRoute, iter_route_contexts
 
 from scalable_fastapi_system.web.idempotency import HEADER, MAX_KEY_LENGTH, takes_keys
 from scalable_fastapi_system.web.limits import SECRETS_ATTRIBUTE
+from scalable_fastapi_system.web.openapi import problem_schema
 from scalable_fastapi_system.web.problems import MEDIA_TYPE
 
-_PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _PARAMETER = {
     "name": HEADER,
     "in": "header",
@@ -34,6 +34,7 @@ _REPLAYED = {
 
 def describe_idempotency_keys(app: FastAPI, schema: dict[str, Any]) -> None:
     """Adds the parameter, the failures that come of it and the header of a replayed answer."""
+    problem = problem_schema(schema)
     paths: dict[str, Any] = schema.get("paths", {})
     for context in iter_route_contexts(app.router.routes):
         route = context.original_route
@@ -50,7 +51,7 @@ def describe_idempotency_keys(app: FastAPI, schema: dict[str, Any]) -> None:
         for status, description in _FAILURES.items():
             found = responses.setdefault(
                 status,
-                {"description": description, "content": {MEDIA_TYPE: {"schema": _PROBLEM}}},
+                {"description": description, "content": {MEDIA_TYPE: {"schema": problem}}},
             )
             if description not in found["description"]:
                 found["description"] += f". {description}"
