@@ -10,7 +10,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from fastapi import BackgroundTasks, Depends, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, Request
+from scalable_fastapi_system.application import create_app
 from scalable_fastapi_system.identity.dependencies import CurrentUser
 from scalable_fastapi_system.infra import idempotency
 from scalable_fastapi_system.infra.database import on_commit
@@ -24,7 +25,10 @@ from scalable_fastapi_system.web.envelope import respond
 from scalable_fastapi_system.web.idempotency import MAX_ANSWER_BYTES
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import OperationalError
+from starlette.endpoints import HTTPEndpoint
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Host, Mount, Route
 
 from tests.integration.domains.conftest import Owner, System
 
@@ -311,6 +315,88 @@ async def test_an_endpoint_that_cannot_keep_the_promise_refuses_the_key(orders: 
     assert (await owner.call("POST", "/unwritten")).status_code == 200
     missing = await owner.call("POST", "/there/is/none", headers={"Idempotency-Key": "one"})
     assert missing.status_code == 404
+
+
+class Called(HTTPEndpoint):
+    async def post(self, _request: Request) -> Response:
+        return Response("done")
+
+
+async def called(_request: Request) -> Response:
+    return Response("done")
+
+
+def _sub_application() -> FastAPI:
+    sub = FastAPI()
+
+    @sub.post("/place")
+    async def place(session: Transaction) -> str:
+        return "done"
+
+    return sub
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/below/place", Mount("/below", _sub_application())),
+        ("/place", Host("api.test", _sub_application())),
+        ("/raw", Route("/raw", called, methods=["POST"])),
+        ("/class", Route("/class", Called)),
+    ],
+    ids=["mount", "host", "route", "endpoint class"],
+)
+@pytest.mark.parametrize("is_wrapped", [False, True], ids=["alone", "with a middleware"])
+async def test_a_key_is_refused_by_whatever_else_answers_a_post(
+    orders: Orders, path: str, route: BaseRoute, is_wrapped: bool
+) -> None:
+    app, client = orders.system.app, orders.system.client
+    app.router.routes.append(route)
+    if is_wrapped:
+        app.middleware_stack = None  # it was built when the application started
+        app.add_middleware(BaseHTTPMiddleware, dispatch=lambda request, call_next: call_next(request))
+    answer = await client.post(path, headers={"Idempotency-Key": "one"})
+    assert (answer.status_code, answer.json().get("error_code")) == (400, "IDEMPOTENCY_KEY_NOT_TAKEN")
+    assert "done" in (await client.post(path)).text
+
+
+async def test_where_nothing_takes_the_post_it_is_refused_as_ever(orders: Orders) -> None:
+    orders.system.app.mount("/below", _sub_application())
+    for path, status in (("/health", 405), ("/none", 404)):
+        answer = await orders.system.client.post(path, headers={"Idempotency-Key": "one"})
+        assert (path, answer.status_code) == (path, status)
+
+
+async def test_an_application_of_the_platform_that_is_mounted_takes_keys_itself(
+    orders: Orders, owner: Owner
+) -> None:
+    outer = create_app(orders.system.settings)
+    outer.mount("/inner", orders.system.app)
+    transport = httpx.ASGITransport(outer)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://test", headers=owner.headers
+    ) as client:
+        for _ in range(2):
+            answer = await client.post("/inner/orders", headers={"Idempotency-Key": "one"}, json={"n": 1})
+            assert answer.status_code == 201
+    assert answer.headers["idempotency-replayed"] == "true"
+    assert await orders.count() == 1
+
+
+async def test_keys_are_taken_under_a_root_path_that_the_proxy_leaves_in_the_path(
+    orders: Orders, owner: Owner
+) -> None:
+    transport = httpx.ASGITransport(orders.system.app, root_path="/api")
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://test", headers=owner.headers
+    ) as client:
+        for path in ("/api/orders", "/api/orders"):
+            answer = await client.post(path, headers={"Idempotency-Key": "one"}, json={"n": 1})
+            assert (path, answer.status_code) == (path, 201)
+        assert answer.headers["idempotency-replayed"] == "true"
+        assert await orders.count() == 1
+        refused = await client.post("/api/unwritten", headers={"Idempotency-Key": "two"})
+        assert (refused.status_code, refused.json()["error_code"]) == (400, "IDEMPOTENCY_KEY_NOT_TAKEN")
 
 
 async def test_callers_known_by_a_cookie_have_keys_of_their_own(orders: Orders) -> None:

@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None, product: Product | None = None)
 
     def platform(inner: ASGIApp, owner: FastAPI) -> PlatformMiddleware:
         return PlatformMiddleware(
-            inner,
+            keys.beside_endpoints(inner, owner),
             owner=owner,
             settings=settings,
             metrics=metrics,

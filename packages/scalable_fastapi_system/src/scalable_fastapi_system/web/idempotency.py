@@ -7,7 +7,7 @@ request under the same key gets 422. What failed and was rolled back leaves noth
 
 Keys are taken by every POST whose endpoint writes by `Transaction` (or is marked `idempotent` and writes by
 `request_transaction`), but not where the answer carries secrets: those are never stored. Elsewhere a key is refused,
-for a promise that is not kept is worse than none. A request without the header costs nothing.
+below a mount too, for a promise that is not kept is worse than none. A request without the header costs nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
+from fastapi import FastAPI
 from fastapi.security.base import SecurityBase
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scalable_fastapi_system.infra import idempotency as keys
@@ -31,6 +33,7 @@ from scalable_fastapi_system.kit.errors import APIException
 from scalable_fastapi_system.web.dependencies import SHARED_TRANSACTION, SharedTransaction, get_transaction
 from scalable_fastapi_system.web.idempotency_body import RequestBody
 from scalable_fastapi_system.web.limits import IDEMPOTENT_ATTRIBUTE
+from scalable_fastapi_system.web.platform_api import PlatformAPI
 from scalable_fastapi_system.web.route_table import RouteFacts
 
 _log = structlog.get_logger("api.idempotency")
@@ -44,6 +47,8 @@ _RENEW_SECONDS = keys.LEASE_SECONDS / 3
 _NOT_KEPT = frozenset(
     {b"date", b"server", b"connection", b"transfer-encoding", b"set-cookie", b"x-request-id"}
 )
+
+_NOT_TAKEN = f"No {HEADER} is taken here. Send the request without it"
 
 Authority = Callable[[Scope], Awaitable[str | None]]
 
@@ -66,17 +71,33 @@ class IdempotencyKeys:
 
         return once
 
+    def beside_endpoints(self, app: ASGIApp, owner: FastAPI) -> ASGIApp:
+        """The application behind the pass, which is called where the pass knows no endpoint for the request, among others.
+
+        It refuses the key of a POST that something else would answer: a mount, a host's application, an endpoint class.
+        """
+
+        def refuse_or_call(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            if scope["type"] == "http" and scope["method"] == "POST":
+                exchange = scope["state"]["exchange"]
+                if (
+                    exchange.idempotency_key is not None
+                    and "POST" not in exchange.facts.methods
+                    and _is_answered_without_keys(owner, scope)
+                ):
+                    raise _not_taken()
+            return app(scope, receive, send)
+
+        return refuse_or_call
+
     async def _run(
         self, app: ASGIApp, facts: RouteFacts, header: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if facts.route is None:  # no endpoint of ours: the router answers, or what is mounted there
-            await app(scope, receive, send)
-            return
         rule = self._rules.get(facts)
         if rule is None:
             rule = self._rules[facts] = _Rule(facts)
         if rule.refusal is not None:
-            raise APIException(rule.refusal, 400, "IDEMPOTENCY_KEY_NOT_TAKEN")
+            raise _not_taken(rule.refusal)
         key = read_key(header)
         authority = await self._authority(scope)
         if authority is None:
@@ -126,7 +147,8 @@ class _Rule:
     __slots__ = ("needs_caller", "refusal")
 
     def __init__(self, facts: RouteFacts) -> None:
-        calls = list(_dependencies(facts.route.dependant))
+        route = facts.route  # None for one of Starlette's own, of which nobody knows how it writes
+        calls = list(_dependencies(route.dependant)) if route is not None else []
         self.needs_caller = any(isinstance(call, SecurityBase) for call in calls)
         self.refusal: str | None = None
         if facts.carries_secrets:
@@ -134,8 +156,8 @@ class _Rule:
                 f"No {HEADER} is taken here: the answer, or the request, holds a secret, which is not stored. "
                 "Send the request without it"
             )
-        elif not takes_keys(facts.route):
-            self.refusal = f"No {HEADER} is taken here. Send the request without it"
+        elif route is None or not takes_keys(route):
+            self.refusal = _NOT_TAKEN
 
 
 class _Attempt:
@@ -289,6 +311,18 @@ def read_key(header: bytes) -> bytes:
             "IDEMPOTENCY_KEY_MALFORMED",
         )
     return key
+
+
+def _not_taken(message: str = _NOT_TAKEN) -> APIException:
+    return APIException(message, 400, "IDEMPOTENCY_KEY_NOT_TAKEN")
+
+
+def _is_answered_without_keys(owner: FastAPI, scope: Scope) -> bool:
+    """Whether the router has something for this request; nothing is a 404 or a 405, an application of the platform knows keys."""
+    for route in owner.router.routes:
+        if route.matches(scope)[0] is Match.FULL:
+            return not isinstance(getattr(route, "app", None), PlatformAPI)
+    return False
 
 
 def takes_keys(route: Any) -> bool:
