@@ -8,7 +8,7 @@ import weakref
 import httpx
 import pytest
 import structlog
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import EventSourceResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict
@@ -696,6 +696,28 @@ async def test_a_route_added_while_serving_is_found():
         assert (await client.get("/later")).status_code == 404
         app.add_api_route("/later", lambda: {"late": True})
         assert (await client.get("/later")).json() == {"late": True}
+
+
+@pytest.mark.parametrize("path", ["/large%0A", "/things/5%0A", "/nowhere%0A", "/%0A"])
+@pytest.mark.parametrize("root_path", ["", "/app"])
+@pytest.mark.parametrize("has_layer", [False, True])
+async def test_a_newline_after_the_path_reaches_no_endpoint(path, root_path, has_layer):
+    """The router's patterns match before it: the endpoint would run without its marks."""
+    app = make_app()
+    if has_layer:
+        app.middleware("http")(lambda request, call_next: call_next(request))
+    transport = httpx.ASGITransport(app, root_path=root_path)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for method in ("GET", "POST"):
+            assert (await client.request(method, root_path + path)).status_code == 404
+
+
+async def test_a_newline_after_the_path_of_a_mounted_application_reaches_no_endpoint():
+    outer = FastAPI()
+    outer.mount("/v1", make_app())
+    async with client_of(outer) as client:
+        assert (await client.post("/v1/raw")).status_code == 200
+        assert (await client.post("/v1/raw%0A")).status_code == 404
 
 
 async def test_a_static_path_declared_after_a_parameter_is_still_its_own():

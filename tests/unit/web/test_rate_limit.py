@@ -217,6 +217,16 @@ async def test_a_route_may_have_a_rate_of_its_own(make_app: Any, make_settings: 
         assert (await client.post("/reports")).status_code == 429
 
 
+@pytest.mark.parametrize("path", ["/reports%0A", "/reports/%0A"])
+async def test_a_newline_after_the_path_is_no_way_around_a_route_s_policy(
+    make_app: Any, make_settings: MakeSettings, path: str
+) -> None:
+    async with client_of(make_app(make_settings(rate_limit=LOW))) as client:
+        assert (await client.post("/reports")).status_code == 200
+        assert (await client.post("/reports")).status_code == 429
+        assert (await client.post(path)).status_code == 404
+
+
 async def test_a_spoofed_forwarded_address_changes_nothing(
     make_app: Any, make_settings: MakeSettings
 ) -> None:

@@ -21,7 +21,7 @@ from scalable_fastapi_system.infra.rate_limit import Decision, Policies, Policy,
 from scalable_fastapi_system.infra.rate_limit.policies import ANONYMOUS, class_of
 from scalable_fastapi_system.infra.redis import RedisConnections
 from scalable_fastapi_system.infra.settings import Settings, load_settings
-from scalable_fastapi_system.kit.errors import RateLimitExceededException
+from scalable_fastapi_system.kit.errors import APIException, NotFoundException, RateLimitExceededException
 from scalable_fastapi_system.web.client_address import ProxyTrust, client_address, rate_identity
 from scalable_fastapi_system.web.problems import problem_response
 from scalable_fastapi_system.web.route_table import RouteFacts, RouteTable, route_path
@@ -153,12 +153,17 @@ class RateLimitingMiddleware:
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
-        if decision.is_allowed:
+        error: APIException
+        if not decision.is_allowed:
+            metrics.refused.labels(decision.policy.name).inc()
+            error = RateLimitExceededException()
+        elif self._routes is not None and facts is self._routes.unreadable:
+            # The application might run a route that was not found here, and whose policy has not been asked.
+            error = NotFoundException("Not Found")
+        else:
             await self.app(scope, receive, send_with_headers)
             return
-        metrics.refused.labels(decision.policy.name).inc()
-        response = problem_response(Request(scope), RateLimitExceededException())
-        await response(scope, receive, send_with_headers)
+        await problem_response(Request(scope), error)(scope, receive, send_with_headers)
 
     def _facts(self, scope: Scope) -> RouteFacts:
         owner = scope.get("app")

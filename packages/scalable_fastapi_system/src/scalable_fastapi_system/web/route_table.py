@@ -101,7 +101,8 @@ class RouteTable:
         self._body_limit_bytes = body_limit_bytes
         self._timeout_seconds = timeout_seconds
         self.unmatched = self._facts(UNMATCHED, None)
-        # Of a path that fits a template, and whose parameters are none: the router must not be asked, for it fails.
+        # Of a path that the router must not be asked for: it ends in a newline, and the router would run a route that has not
+        # been found here, without its marks; or it fits a template, its parameters are none, and the router fails.
         self.unreadable = self._facts(UNMATCHED, None)
         self._route_count = -1
         self._static: dict[str, dict[str, RouteFacts]] = {}
@@ -120,6 +121,8 @@ class RouteTable:
             facts = by_method.get(method)
             if facts is not None:
                 return facts, {} if facts.endpoint_app is not None else None
+        if path[-1:] == "\n":  # before which the `$` of the router's patterns matches, too
+            return self.unreadable, None
         other: RouteFacts | None = next(iter(by_method.values())) if by_method else None
         other_found: re.Match[str] | None = None
         for _, pattern, methods, facts in self._candidates(path):
