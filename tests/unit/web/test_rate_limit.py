@@ -217,6 +217,23 @@ async def test_a_route_may_have_a_rate_of_its_own(make_app: Any, make_settings: 
         assert (await client.post("/reports")).status_code == 429
 
 
+async def test_a_route_in_the_place_of_another_has_its_own_rate(
+    make_app: Any, make_settings: MakeSettings
+) -> None:
+    app = make_app(make_settings(rate_limit=LOW))
+    async with client_of(app) as client:
+        assert (await client.post("/reports")).status_code == 200
+        app.router.routes[:] = [one for one in app.router.routes if getattr(one, "path", "") != "/reports"]
+
+        @app.post("/reports")
+        @rate_limit("2/day")
+        async def report() -> dict[str, Any]:
+            return {}
+
+        answers = [await client.post("/reports") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
 @pytest.mark.parametrize("path", ["/reports%0A", "/reports/%0A"])
 async def test_a_newline_after_the_path_is_no_way_around_a_route_s_policy(
     make_app: Any, make_settings: MakeSettings, path: str

@@ -11,6 +11,8 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import EventSourceResponse
+from fastapi.routing import iter_route_contexts
+from scalable_fastapi_system.web.limits import body_limit
 from scalable_fastapi_system.web.route_table import RouteTable
 
 # In the order of registration, literal paths first: prefixes of prefixes, convertors, rests of paths.
@@ -94,6 +96,46 @@ def test_a_route_that_is_registered_later_is_found():
     assert table.find("GET", "/late/one/two/three")[1] is None
     app.include_router(_router("/late/one/two/{name}"))
     assert table.find("GET", "/late/one/two/three")[1] == {"name": "three"}
+
+
+def test_a_route_in_the_place_of_another_is_found():
+    app = application()
+    table = table_of(app)
+    route = _router("/first/special").routes[0]
+    for change in (
+        lambda: app.router.routes.__setitem__(0, route),
+        lambda: (app.router.routes.pop(0), app.get("/first/special")(lambda: None)),
+        lambda: (app.router.routes.pop(), app.mount("/mounted", FastAPI())),
+    ):
+        change()
+        assert table.find("GET", "/first/special")[0].endpoint is _first_endpoint(app, "/first/special")
+
+
+def _first_endpoint(app: FastAPI, path: str) -> Any:
+    return next(
+        context.endpoint for context in iter_route_contexts(app.router.routes) if context.path == path
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_route_that_an_included_router_is_given_later_is_found(depth):
+    app, inner = FastAPI(), APIRouter()
+    outer = inner
+    for _ in range(depth - 1):
+        between = APIRouter(prefix="/in")
+        between.include_router(outer)
+        outer = between
+    app.include_router(outer)
+    table = table_of(app)
+    path = "/in" * (depth - 1) + "/late"
+    assert table.find("GET", path) == (table.unmatched, None)
+
+    @inner.get("/late")
+    @body_limit(5)
+    def late() -> None: ...
+
+    facts, parameters = table.find("GET", path)
+    assert (facts.body_limit_bytes, parameters) == (5, {})
 
 
 def test_another_method_is_left_to_the_router_and_counted_for_the_route():

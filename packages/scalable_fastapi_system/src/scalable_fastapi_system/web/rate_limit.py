@@ -41,7 +41,7 @@ class RateLimits:
         self.policies = Policies(settings.rate_limit)
         self.limiter = RateLimiter(redis, store_timeout_seconds=settings.rate_limit.store_timeout_seconds)
         self._trust = ProxyTrust(settings.security.trusted_proxies)
-        self._route_policies: dict[tuple[str, str], Policy | None] = {}
+        self._route_policies: dict[tuple[str, str, str | None], Policy | None] = {}
 
     def __call__(self, scope: Scope, facts: RouteFacts) -> RawHeaders | Awaitable[RawHeaders]:
         """The RateLimit fields for the answer; an awaitable of them only where Redis has to be asked."""
@@ -94,7 +94,7 @@ class RateLimits:
         return policy, identity
 
     def _policy_of_route(self, method: str, facts: RouteFacts) -> Policy | None:
-        key = (method, facts.template)
+        key = (method, facts.template, facts.policy)  # the mark, too: a route may take the place of another
         try:
             return self._route_policies[key]
         except KeyError:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import APIRoute, APIRouter, _IncludedRouter, iter_route_contexts
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Scope
 
 from scalable_fastapi_system.infra.metrics import UNMATCHED
@@ -34,6 +35,7 @@ _UNSET: Any = object()
 _Template = tuple[int, re.Pattern[str], frozenset[str], "RouteFacts"]
 _NONE: list[_Template] = []
 _by_order = itemgetter(0)
+_version = attrgetter("_routes_version")  # which a router counts up with each route that it is given
 
 
 def allowed_methods(app: FastAPI, path: str) -> list[str]:
@@ -94,7 +96,7 @@ class RouteFacts:
 
 
 class RouteTable:
-    """Finds the facts of a route by method and path. Built from the application, again when routes were added."""
+    """Finds the facts of a route by method and path. Built from the application, again when its routes change."""
 
     def __init__(self, app: FastAPI, *, body_limit_bytes: int, timeout_seconds: float) -> None:
         self._app = app
@@ -104,7 +106,11 @@ class RouteTable:
         # Of a path that the router must not be asked for: it ends in a newline, and the router would run a route that has not
         # been found here, without its marks; or it fits a template, its parameters are none, and the router fails.
         self.unreadable = self._facts(UNMATCHED, None)
-        self._route_count = -1
+        # What tells that routes were added, taken away or replaced, also in an included router: two comparisons in C, where
+        # FastAPI's own count of it is a walk in Python.
+        self._routes: list[BaseRoute] | None = None
+        self._routers: tuple[APIRouter, ...] = ()
+        self._versions = 0
         self._static: dict[str, dict[str, RouteFacts]] = {}
         self._dynamic: dict[str, list[_Template]] = {}
         self._most_segments = 0
@@ -114,7 +120,7 @@ class RouteTable:
 
         The parameters are None where the router has to decide: no route fits the path, or none its method.
         """
-        if len(self._app.router.routes) != self._route_count:
+        if self._app.router.routes != self._routes or sum(map(_version, self._routers)) != self._versions:
             self._build()
         by_method = self._static.get(path)
         if by_method is not None:
@@ -173,6 +179,10 @@ class RouteTable:
         )
 
     def _build(self) -> None:
+        router = self._app.router
+        self._routes = list(router.routes)
+        self._routers = tuple(_routers(router))
+        self._versions = sum(map(_version, self._routers))
         self._static, self._dynamic = {}, {}
         for order, context in enumerate(iter_route_contexts(self._app.router.routes)):
             template, endpoint = context.path, context.endpoint
@@ -195,7 +205,14 @@ class RouteTable:
             prefix = template.partition("{")[0].rpartition("/")[0]
             self._dynamic.setdefault(prefix, []).append((order, pattern, methods, facts))
         self._most_segments = max((prefix.count("/") for prefix in self._dynamic), default=0)
-        self._route_count = len(self._app.router.routes)
+
+
+def _routers(router: APIRouter) -> Iterator[APIRouter]:
+    """This one, and those that it includes, and so on."""
+    yield router
+    for route in router.routes:
+        if isinstance(route, _IncludedRouter):
+            yield from _routers(route.original_router)
 
 
 def _declares_events(route: APIRoute) -> bool:
