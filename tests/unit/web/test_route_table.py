@@ -1,4 +1,4 @@
-"""The table finds the route that FastAPI's own router would, literal paths first, at the same cost however many there are."""
+"""The table finds the route that FastAPI's own router would, at the same cost however many there are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastapi.routing import iter_route_contexts
 from scalable_fastapi_system.web.limits import body_limit
 from scalable_fastapi_system.web.route_table import RouteTable
 
-# In the order of registration, literal paths first: prefixes of prefixes, convertors, rests of paths.
+# In the order of registration: prefixes of prefixes, convertors, rests of paths.
 TEMPLATES = (
     "/first/special",
     "/first/{name}",
@@ -32,6 +32,10 @@ TEMPLATES = (
     "/fifth/file-{name}.txt",
     "/{tenant}/{kind}/{name}",
     "/sixth/kind/{name}",
+    "/sixth/{name}/last",
+    "/sixth/kind/last",
+    "/first/late",
+    "/seventh/late",
 )
 PATHS = (
     "/first/special",
@@ -49,6 +53,9 @@ PATHS = (
     "/fifth/file-a.txt",
     "/fifth/file-a.csv",
     "/sixth/reports",
+    "/sixth/kind/last",
+    "/first/late",
+    "/seventh/late",
     "/sixth/kind/name",
     "/sixth/kind/name/more",
     "/sixth",

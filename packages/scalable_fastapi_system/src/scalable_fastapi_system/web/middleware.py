@@ -450,10 +450,10 @@ class _Exchange:
         self.span: RequestSpan | None = None
         self.trace = _NO_TRACE
         if scope.get("root_path"):
-            self.facts, _ = owner._routes.find(scope["method"], route_path(scope))
+            self.facts, _ = owner._routes.find(scope["method"], route_path(scope), scope)
             self.path_params = None  # the router takes the prefix off for the endpoint, too
         else:
-            self.facts, self.path_params = owner._routes.find(scope["method"], scope["path"])
+            self.facts, self.path_params = owner._routes.find(scope["method"], scope["path"], scope)
 
     async def send(self, message: Message) -> None:
         kind = message["type"]

@@ -174,7 +174,7 @@ class RateLimitingMiddleware:
             self._routes = RouteTable(
                 owner, body_limit_bytes=api.max_body_bytes, timeout_seconds=api.request_timeout_seconds
             )
-        facts, _ = self._routes.find(scope["method"], route_path(scope))
+        facts, _ = self._routes.find(scope["method"], route_path(scope), scope)
         return facts
 
 
