@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from fastapi import FastAPI
+from fastapi.routing import _apply_router_form_limits
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -239,6 +240,8 @@ class PlatformMiddleware:
         scope["path_params"] = exchange.path_params
         scope["router"] = self._owner.router
         scope["starlette.exception_handlers"] = self._exception_handlers
+        if facts.form_limits:
+            _apply_router_form_limits(scope, facts.form_limits)
         async with AsyncExitStack() as stack:
             scope["fastapi_middleware_astack"] = stack
             await facts.endpoint_app(scope, receive, send)  # type: ignore[misc]

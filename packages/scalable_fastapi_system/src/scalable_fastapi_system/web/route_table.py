@@ -87,6 +87,7 @@ class RouteFacts:
         "convertors",
         "endpoint",
         "endpoint_app",
+        "form_limits",
         "is_probe",
         "is_stream",
         "methods",
@@ -109,6 +110,7 @@ class RouteFacts:
         self.methods: frozenset[str] = frozenset()
         self.route: Any = None
         self.endpoint_app: ASGIApp | None = None
+        self.form_limits: Any = None  # of the routers around the route
         self.convertors: dict[str, Any] = {}
         self.is_stream = False  # of events, as the route declares
         # Probes and scrapes are answered however full the process is.
@@ -254,6 +256,9 @@ class RouteTable:
                 and all(_is_one_of(one.original_router.handle, _DOORS) for one in routers)
             ):
                 facts.endpoint_app = source.app  # built for this inclusion, with its dependencies
+                facts.form_limits = {**self._app.router.form_limits}
+                for one in routers:
+                    facts.form_limits.update(one.include_context.form_limits)
         entry = (order, pattern or _NOTHING, methods or None, facts, ask)
         beginning = "" if ask is not None or pattern is None else _beginning(source.path_format, pattern)
         if beginning is None:
