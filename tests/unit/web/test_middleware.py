@@ -19,7 +19,9 @@ from scalable_fastapi_system.web.limits import body_limit, carries_secrets, requ
 from scalable_fastapi_system.web.middleware import PlatformMiddleware
 from scalable_fastapi_system.web.platform_api import PlatformAPI
 from scalable_fastapi_system.web.problems import install_error_handlers
+from starlette.applications import Starlette
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Host
 
 
 class Thing(BaseModel):
@@ -688,6 +690,20 @@ async def test_what_an_http_exception_tells_beside_its_status_reaches_the_client
             {"code": "LEFT", "left": 3},
         )
         assert "data" not in (await client.get("/nowhere")).json()
+
+
+@pytest.mark.parametrize(("path", "own"), [("/seen", {}), ("/seen/{name}", {"name": "x"})])
+async def test_the_parameters_of_a_host_around_the_application_reach_the_endpoint(path, own):
+    app = make_app()
+
+    @app.get(path)
+    async def seen(request: Request):
+        return request.path_params
+
+    outer = Starlette(routes=[Host("{tenant}.test", app)])
+    async with client_of(outer) as client:
+        response = await client.get(path.format(name="x"), headers={"host": "one.test"})
+    assert response.json() == {"tenant": "one", **own}
 
 
 async def test_a_route_added_while_serving_is_found():

@@ -237,7 +237,8 @@ class PlatformMiddleware:
         facts = exchange.facts
         scope["route"] = facts.route
         scope["endpoint"] = facts.endpoint
-        scope["path_params"] = exchange.path_params
+        outer = scope.get("path_params")  # of a host that this application stands behind
+        scope["path_params"] = {**outer, **(exchange.path_params or {})} if outer else exchange.path_params
         scope["router"] = self._owner.router
         scope["starlette.exception_handlers"] = self._exception_handlers
         if facts.form_limits:
