@@ -28,7 +28,8 @@ def body_limit(limit_bytes: int) -> Callable[[F], F]:
 
 
 def request_timeout(seconds: float | timedelta | None) -> Callable[[F], F]:
-    """Gives this endpoint its own time limit; None for none (streams, uploads). Raises TypeError for what is no time above 0."""
+    """Gives this endpoint its own time until its answer begins; None for none (large uploads, events). Raises TypeError for what is
+    no time above 0."""
     if isinstance(seconds, timedelta):
         seconds = seconds.total_seconds()
     if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):

@@ -1,8 +1,8 @@
 """One pass around every request: id, admission, limits, headers, metrics and the request's log line.
 
 One pure ASGI layer with one `send` wrapper in place of a stack, because each layer of a stack costs every
-request. Order: request id → host → (CORS) → room in the process → rate limit → body limit and time limit →
-the application; on the way out: headers, metrics, log line. An exception that nobody handled becomes a 500
+request. Order: request id → host → (CORS) → room in the process → rate limit → body limit and time limit (until
+the answer begins) → the application; on the way out: headers, metrics, log line. An exception that nobody handled becomes a 500
 here, with the request id and without its text.
 """
 
@@ -30,7 +30,7 @@ from scalable_fastapi_system.infra.logging import RequestLog
 from scalable_fastapi_system.infra.metrics import MetricsManager
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.infra.tracing import tracer_provider
-from scalable_fastapi_system.kit.errors import APIException, ServiceUnavailableException
+from scalable_fastapi_system.kit.errors import APIException
 from scalable_fastapi_system.kit.ids import is_request_id, new_request_id
 from scalable_fastapi_system.web.accept_encoding import wants_gzip
 from scalable_fastapi_system.web.client_address import ProxyTrust
@@ -41,6 +41,7 @@ from scalable_fastapi_system.web.room import Room
 from scalable_fastapi_system.web.route_table import EVENTS, RouteFacts, RouteTable, route_path
 from scalable_fastapi_system.web.security_headers import API_POLICY, security_headers
 from scalable_fastapi_system.web.slow_body import CLIENT_CLOSED, PATIENCE_SHARE, bounded_body
+from scalable_fastapi_system.web.time_limit import TimeLimit
 from scalable_fastapi_system.web.waiting_line import WaitingLine
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ class PlatformMiddleware:
             await self._app(scope, receive, send)
             return
         self._room.enter()
+        exchange: _Exchange | None = None
         try:
             exchange = _Exchange(self, scope, send)
             self._trust.note(scope)
@@ -169,14 +171,15 @@ class PlatformMiddleware:
             except Exception as error:  # noqa: BLE001 - the last stop: everything becomes an answer here
                 await self._answer_error(exchange, scope, receive, error)
             finally:
-                if exchange.is_stream:
-                    self._room.streams -= 1
                 self._finish(exchange, scope)
                 if exchange.span is not None:
                     exchange.span.end(exchange.status or 500, exchange.failure)
                 exchange.let_go()
         finally:
-            self._room.leave()
+            if exchange is None:
+                self._room.leave()
+            else:
+                exchange.leave_room()
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: _Exchange = scope["state"]["exchange"]
@@ -218,13 +221,8 @@ class PlatformMiddleware:
         if facts.timeout_seconds is None:
             await app(scope, receive, send)
             return
-        try:
-            async with asyncio.timeout(facts.timeout_seconds) as limit:
-                await app(scope, receive, send)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise ServiceUnavailableException("The request took too long and was ended") from error
+        with TimeLimit(facts.timeout_seconds) as exchange.limit:
+            await app(scope, receive, send)
 
     async def _run_endpoint_or_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: _Exchange = scope["state"]["exchange"]
@@ -271,8 +269,11 @@ class PlatformMiddleware:
         if exchange.status:
             # The answer is under way: all that is left is to break it off, which the server does. A client that leaves does not
             # come here: what streams to it is cancelled, or has a ClientDisconnect.
+            event = "failed after the answer" if exchange.answered_at else "failed while answering"
+            _log.error(event, exc_info=error, route=exchange.facts.template)
+            if exchange.answered_at:
+                return  # it came whole, and the client's connection is as good as before
             exchange.is_broken_off = exchange.failure is not None
-            _log.error("failed while answering", exc_info=error, route=exchange.facts.template)
             raise error
         request = Request(scope, receive)
         if isinstance(error, APIException):
@@ -300,7 +301,7 @@ class PlatformMiddleware:
         return partial(self._cors.send, send=exchange.send, request_headers=Headers(scope=scope))
 
     def _finish(self, exchange: _Exchange, scope: Scope) -> None:
-        seconds = time.perf_counter() - exchange.started
+        seconds = (exchange.answered_at or time.perf_counter()) - exchange.started
         if exchange.has_left and exchange.failure is None:
             exchange.status = CLIENT_CLOSED  # whatever the endpoint made of it
         # Who got half an answer was not served, whatever its head said.
@@ -368,10 +369,12 @@ class _Exchange:
     """One request and its answer while they are at work."""
 
     __slots__ = (
+        "_has_left_room",
         "_headers",
         "_room",
         "_send",
         "_varies_by_origin",
+        "answered_at",
         "api_key",
         "authorization",
         "content_length",
@@ -388,6 +391,7 @@ class _Exchange:
         "is_broken_off",
         "is_refused",
         "is_stream",
+        "limit",
         "must_close",
         "path_params",
         "request_id",
@@ -425,6 +429,9 @@ class _Exchange:
         self.failure: Exception | None = None  # what nobody handled
         self.is_broken_off = False  # by a failure, after its head was sent
         self.has_left = False
+        self.answered_at = 0.0  # when the last of the answer was sent: background tasks come after it
+        self._has_left_room = False
+        self.limit: TimeLimit | None = None
         self.extra_headers: list[tuple[bytes, bytes]] = []
         inbound_id = ""
         for name, value in scope["headers"]:
@@ -462,6 +469,8 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.start":
+            if self.limit is not None:
+                self.limit.lift()  # how long the rest takes is a matter of its reader, whom the protocol watches
             self.status = message["status"]
             headers = list(message["headers"])
             has_cache_control = has_policy = False
@@ -493,13 +502,24 @@ class _Exchange:
             message["headers"] = headers
         if self.is_stream:  # which is counted as such, also while it waits
             await self._send(message)
-            return
-        room = self._room
-        room.waiting += 1
-        try:
-            await self._send(message)
-        finally:
-            room.waiting -= 1
+        else:
+            room = self._room
+            room.waiting += 1
+            try:
+                await self._send(message)
+            finally:
+                room.waiting -= 1
+        if kind == "http.response.body" and not message.get("more_body", False):
+            self.answered_at = time.perf_counter()
+            self.leave_room()
+
+    def leave_room(self) -> None:
+        """Gives its place to others, when its answer is complete: what it does in the background holds nobody up."""
+        if not self._has_left_room:
+            self._has_left_room = True
+            if self.is_stream:
+                self._room.streams -= 1
+            self._room.leave()
 
     def let_go(self) -> None:
         """The request has ended. Its scope holds this and, by the server's `send`, itself: three thousand such rings a second

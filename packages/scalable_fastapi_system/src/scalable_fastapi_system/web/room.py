@@ -59,7 +59,7 @@ class Room:
             self._judge(seconds)
 
     def leave(self) -> None:
-        """A request has ended."""
+        """A request is answered."""
         self.at_work -= 1
         self.ended += 1
 

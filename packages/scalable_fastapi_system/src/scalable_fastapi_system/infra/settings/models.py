@@ -243,7 +243,9 @@ class APISettings(_Section):
         description="Followed tasks (server-sent events) at once in a process; they take no place of other requests.",
     )
     request_timeout_seconds: float = Field(
-        60.0, gt=0, description="A request that takes longer is ended with 503."
+        60.0,
+        gt=0,
+        description="A request whose answer has not begun by then is ended with 503; one at work in a thread when that work ends.",
     )
     keep_alive_seconds: int = Field(75, ge=1, description="Idle connections are kept this long.")
     slow_client_seconds: float = Field(
