@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 from fastapi import FastAPI
 from fastapi.routing import _apply_router_form_limits
+from starlette._utils import is_async_callable
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -261,9 +263,8 @@ class PlatformMiddleware:
     async def _answer_error(
         self, exchange: _Exchange, scope: Scope, receive: Receive, error: Exception
     ) -> None:
-        if isinstance(error, HTTPException):
-            error = APIException(error.detail, error.status_code, headers=error.headers)
-        if not isinstance(error, APIException):
+        is_meant = isinstance(error, HTTPException | APIException)
+        if not is_meant:
             exchange.failure = error
             report_error(error, request_id=exchange.request_id, route=exchange.facts.template)
         if exchange.status:
@@ -275,21 +276,44 @@ class PlatformMiddleware:
                 return  # it came whole, and the client's connection is as good as before
             exchange.is_broken_off = exchange.failure is not None
             raise error
-        request = Request(scope, receive)
-        if isinstance(error, APIException):
-            response = problem_response(request, error)
-        else:
+        if not is_meant:
             _log.error(
                 "unhandled exception", exc_info=error, route=exchange.facts.template, method=scope["method"]
             )
-            handler = self._owner.exception_handlers.get(Exception) or self._owner.exception_handlers.get(500)
-            if handler is not None:
-                response = await handler(request, error)  # type: ignore[misc]
-            else:
-                response = problem_response(
-                    request, APIException("Internal server error", 500, "INTERNAL_ERROR")
-                )
+        request = Request(scope, receive)
+        try:
+            response = await self._handled(request, error)
+        except Exception as failure:  # noqa: BLE001 - of a handler that somebody added: no other one is asked about it
+            exchange.failure = exchange.failure or failure
+            report_error(failure, request_id=exchange.request_id, route=exchange.facts.template)
+            _log.error("exception handler failed", exc_info=failure, route=exchange.facts.template)
+            response = problem_response(request, APIException("Internal server error", 500, "INTERNAL_ERROR"))
         await response(scope, receive, self._own_send(exchange, scope))
+
+    async def _handled(self, request: Request, error: Exception) -> ASGIApp:
+        """The answer of the handler that Starlette would find: by status, by class, and at last the one for all that fails."""
+        by_class, by_status = self._exception_handlers
+        handler: Any = None
+        if isinstance(error, HTTPException):
+            handler = by_status.get(error.status_code)
+        if isinstance(error, HTTPException | APIException):
+            handler = handler or next(
+                (by_class[kind] for kind in type(error).__mro__ if kind in by_class), None
+            )
+        else:
+            handlers = self._owner.exception_handlers
+            handler = handlers.get(Exception) or handlers.get(500)
+        if handler is None:
+            if not isinstance(error, APIException):
+                error = APIException("Internal server error", 500, "INTERNAL_ERROR")
+            return problem_response(request, error)
+        if is_async_callable(handler):
+            response = await handler(request, error)
+        else:
+            response = await run_in_threadpool(handler, request, error)
+        if not callable(response):
+            raise TypeError(f"the exception handler {handler!r} gave no response but {response!r}")
+        return response  # type: ignore[no-any-return]
 
     def _own_send(self, exchange: _Exchange, scope: Scope) -> Send:
         """Sends what this pass answers itself, which has not come through the CORS layer.
