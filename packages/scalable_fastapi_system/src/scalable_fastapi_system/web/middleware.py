@@ -23,7 +23,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -37,6 +36,7 @@ from scalable_fastapi_system.kit.ids import is_request_id, new_request_id
 from scalable_fastapi_system.web.accept_encoding import wants_gzip
 from scalable_fastapi_system.web.client_address import ProxyTrust
 from scalable_fastapi_system.web.hosts import HostRule
+from scalable_fastapi_system.web.packing import Packing
 from scalable_fastapi_system.web.problems import problem_response
 from scalable_fastapi_system.web.refusals import Refusals, no_room
 from scalable_fastapi_system.web.room import Room
@@ -101,7 +101,7 @@ class PlatformMiddleware:
         self._is_innermost = len(owner.user_middleware) == 0
         self._spans = _request_spans()
         self._exception_handlers = split_handlers(owner)
-        self._gzip: ASGIApp = GZipMiddleware(
+        self._gzip: ASGIApp = Packing(
             self._run_endpoint_or_app if self._is_innermost else app, minimum_size=_COMPRESS_FROM_BYTES
         )
         self._metrics = metrics
