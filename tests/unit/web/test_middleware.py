@@ -8,7 +8,7 @@ import weakref
 import httpx
 import pytest
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import EventSourceResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict
@@ -615,6 +615,45 @@ async def test_a_key_does_not_make_a_post_of_a_path_that_takes_none():
         for path, status in (("/text", 405), ("/things/5", 405), ("/nowhere", 404), ("/raw", 400)):
             answer = await client.post(path, headers={"Idempotency-Key": "a-key"})
             assert answer.status_code == status
+
+
+async def test_an_endpoint_s_own_security_headers_are_the_only_ones_and_the_request_id_is_ours():
+    app = make_app()
+
+    @app.get("/framed")
+    async def framed():
+        own = {
+            "X-Frame-Options": "SAMEORIGIN",
+            "Cross-Origin-Resource-Policy": "cross-origin",
+            "X-Request-ID": "theirs",
+            "Content-Security-Policy": "frame-ancestors 'self'",
+        }
+        return Response("page", headers=own)
+
+    async with client_of(app) as client:
+        answer = await client.get("/framed", headers={"X-Request-ID": "mine"})
+    names = [name for name, _ in answer.headers.multi_items()]
+    assert len(names) == len(set(names))
+    assert answer.headers["x-frame-options"] == "SAMEORIGIN"
+    assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert answer.headers["content-security-policy"] == "frame-ancestors 'self'"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["x-request-id"] == "mine"
+
+
+async def test_an_answer_may_begin_without_headers():
+    app = make_app()
+
+    async def bare(scope, receive, send):
+        await send({"type": "http.response.start", "status": 204})
+        await send({"type": "http.response.body"})
+
+    app.mount("/bare", bare)
+    async with client_of(app) as client:
+        for accepted in ("identity", "gzip"):
+            answer = await client.get("/bare/", headers={"Accept-Encoding": accepted})
+            assert answer.status_code == 204
+            assert answer.headers["x-request-id"]
 
 
 async def test_the_admission_s_headers_are_added_and_its_refusal_is_an_answer():

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("api.request")
 _request_log = RequestLog("api.request")
 _CSP = (b"content-security-policy", API_POLICY.encode())
+_REQUEST_ID = b"x-request-id"
 _VARY = (b"vary", b"Origin")
 _NO_STORE = (b"cache-control", b"no-store")
 _EVENTS = EVENTS.encode()
@@ -113,6 +114,7 @@ class PlatformMiddleware:
             owner, body_limit_bytes=api.max_body_bytes, timeout_seconds=api.request_timeout_seconds
         )
         self._headers = security_headers(settings)
+        self._header_names = frozenset({_REQUEST_ID, *(name for name, _ in self._headers)})
         self._trust = ProxyTrust(security.trusted_proxies)
         room = self._room = Room(api.max_concurrent_requests, api.max_event_streams)
         # For the protocol, which refuses most of what comes to a full process before it comes here.
@@ -394,6 +396,7 @@ class _Exchange:
 
     __slots__ = (
         "_has_left_room",
+        "_header_names",
         "_headers",
         "_room",
         "_send",
@@ -434,6 +437,7 @@ class _Exchange:
         self._room = owner._room
         self._send = send
         self._headers = owner._headers
+        self._header_names = owner._header_names
         self._varies_by_origin = owner._cors is not None
         self.status = 0
         self.response_bytes = 0
@@ -496,8 +500,9 @@ class _Exchange:
             if self.limit is not None:
                 self.limit.lift()  # how long the rest takes is a matter of its reader, whom the protocol watches
             self.status = message["status"]
-            headers = list(message["headers"])
+            headers = list(message.get("headers", ()))
             has_cache_control = has_policy = False
+            own: list[bytes] = []
             for name, value in headers:
                 if name == b"content-length":
                     self.response_bytes = int(value)
@@ -508,8 +513,14 @@ class _Exchange:
                 elif name == b"content-type" and value.startswith(_EVENTS) and not self.is_stream:
                     self.is_stream = True
                     self._room.streams += 1
-            headers += self._headers
-            headers.append((b"x-request-id", self.request_id.encode()))
+                elif name in self._header_names:
+                    own.append(name)
+            if own:  # where the endpoint knows better; two values of one header would make browsers drop both
+                headers = [header for header in headers if header[0] != _REQUEST_ID]
+                headers += [header for header in self._headers if header[0] not in own]
+            else:
+                headers += self._headers
+            headers.append((_REQUEST_ID, self.request_id.encode()))
             if not has_policy:
                 headers.append(_CSP)
             if not has_cache_control and (self.authorization or self.api_key or self.status >= 400):

@@ -150,7 +150,7 @@ class RateLimitingMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *headers]
+                message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
 
         error: APIException
