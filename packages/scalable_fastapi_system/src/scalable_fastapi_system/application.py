@@ -41,6 +41,7 @@ from scalable_fastapi_system.web.platform_api import PlatformAPI
 from scalable_fastapi_system.web.problems import install_error_handlers
 from scalable_fastapi_system.web.rate_limit import RateLimits
 from scalable_fastapi_system.web.route_table import RouteTable
+from scalable_fastapi_system.web.websockets import warn_of_missing_library
 
 
 def create_app(settings: Settings | None = None, product: Product | None = None) -> FastAPI:
@@ -113,6 +114,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     readiness: Readiness = app.state.readiness
     identity: Identity = app.state.identity
     jobs: JobClient = app.state.jobs
+    warn_of_missing_library(app)
     async with contextlib.AsyncExitStack() as stack:
         await resources.start()
         stack.push_async_callback(resources.stop)

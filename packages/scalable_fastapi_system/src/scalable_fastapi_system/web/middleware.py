@@ -53,6 +53,8 @@ _log = structlog.get_logger("api.request")
 _request_log = RequestLog("api.request")
 _CSP = (b"content-security-policy", API_POLICY.encode())
 _REQUEST_ID = b"x-request-id"
+_POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
+_WEBSOCKET_SCHEMES = {"wss": "wss", "https": "wss"}  # a trusted proxy tells of https
 _VARY = (b"vary", b"Origin")
 _NO_STORE = (b"cache-control", b"no-store")
 _EVENTS = EVENTS.encode()
@@ -148,7 +150,10 @@ class PlatformMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            if scope["type"] == "websocket":
+                await self._serve_websocket(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
             return
         self._room.enter()
         exchange: _Exchange | None = None
@@ -184,6 +189,38 @@ class PlatformMiddleware:
                 self._room.leave()
             else:
                 exchange.leave_room()
+
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What a WebSocket has in common with a request: the host, the id, the client's address and a log line."""
+        started = time.perf_counter()
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        inbound_id = next(
+            (value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), ""
+        )
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id = inbound_id if is_request_id(inbound_id) else new_request_id()
+        self._trust.note(scope)
+        scope["scheme"] = _WEBSOCKET_SCHEMES.get(scope.get("scheme", "ws"), "ws")
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        is_refused = len(hosts) > 1 or (self._hosts is not None and not self._hosts.allows(b"".join(hosts)))
+        try:
+            if is_refused:
+                await send({"type": "websocket.close", "code": _POLICY_VIOLATION})  # before accepting: a 403
+            else:
+                await self._app(scope, receive, send)
+        except Exception as error:
+            report_error(error, request_id=request_id, route=scope["path"])
+            raise  # the server logs it, and closes
+        finally:
+            if self._writes_lines:
+                _request_log.write(
+                    "websocket refused" if is_refused else "websocket",
+                    is_warning=False,
+                    path=scope["path"],
+                    duration_ms=round((time.perf_counter() - started) * 1000, 2),
+                    client=state.get("client_address"),
+                    request_id=request_id,
+                )
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: _Exchange = scope["state"]["exchange"]
