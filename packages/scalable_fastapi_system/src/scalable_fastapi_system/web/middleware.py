@@ -59,6 +59,7 @@ _VARY = (b"vary", b"Origin")
 _NO_STORE = (b"cache-control", b"no-store")
 _EVENTS = EVENTS.encode()
 _NO_TRACE: dict[str, str] = {}
+_OFFERED_BY_TEST_CLIENTS = "http.response.debug"
 _COMPRESS_FROM_BYTES = 1000
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
@@ -328,6 +329,9 @@ class PlatformMiddleware:
             _log.error("exception handler failed", exc_info=failure, route=exchange.facts.template)
             response = problem_response(request, APIException("Internal server error", 500, "INTERNAL_ERROR"))
         await response(scope, receive, self._own_send(exchange, scope))
+        if exchange.failure is not None and _OFFERED_BY_TEST_CLIENTS in scope.get("extensions", ()):
+            # As Starlette does, so that a test sees what failed. A server would only log it a second time.
+            raise exchange.failure
 
     async def _handled(self, request: Request, error: Exception) -> ASGIApp:
         """The answer of the handler that Starlette would find: by status, by class, and at last the one for all that fails."""
