@@ -85,8 +85,7 @@ def e2e(provider: Provider, arguments: Sequence[str], *, keep: bool) -> int:
             "E2E_VALUES": str(provider.values),
             "E2E_ADD_ONS": ",".join(add_ons),
         }
-        names_tests = any((REPOSITORY / one.partition("::")[0]).exists() for one in arguments)
-        command = [str(pytest), *([] if names_tests else ["tests/e2e"]), *arguments]
+        command = [str(pytest), *pytest_arguments(arguments)]
         say(f"-> {' '.join(['pytest', *command[1:]])}")
         status = os.spawnve(os.P_WAIT, pytest, command, environment)  # noqa: S606
     finally:
@@ -96,6 +95,12 @@ def e2e(provider: Provider, arguments: Sequence[str], *, keep: bool) -> int:
             with step("remove the cluster"):
                 provider.down()
     return status
+
+
+def pytest_arguments(arguments: Sequence[str]) -> list[str]:
+    """All of tests/e2e with these, unless they name some of it."""
+    names_tests = any(one.startswith("tests/e2e/test_") for one in arguments)
+    return [*([] if names_tests else ["tests/e2e"]), *arguments]
 
 
 def status(provider: Provider) -> int:

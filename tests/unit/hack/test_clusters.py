@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from hack.clusters import images, programs, providers
-from hack.clusters.cli import E2E_VALUES, parser
+from hack.clusters.cli import E2E_VALUES, parser, pytest_arguments
 from hack.clusters.providers import Hostkube, Kind, choose
 from hack.tools.common import REPOSITORY, ToolError
 from tests.integration.observability.observed import LIMITED_RATE, LIMITED_ROUTE, ROOM
@@ -166,6 +166,18 @@ def test_a_provider_has_values_for_the_chart(provider):
 def test_arguments_for_pytest_go_through():
     options = parser().parse_args(["e2e", "--keep", "--", "-k", "scaling"])
     assert (options.keep, options.pytest) == (True, ["-k", "scaling"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["tests/e2e"]),
+        (["-k", "compose"], ["tests/e2e", "-k", "compose"]),  # a folder here, and no tests
+        (["-v", "tests/e2e/test_drain.py::test_a"], ["-v", "tests/e2e/test_drain.py::test_a"]),
+    ],
+)
+def test_what_of_the_tests_is_run(arguments, expected):
+    assert pytest_arguments(arguments) == expected
 
 
 def test_the_installation_to_test_has_the_limits_that_the_load_for_its_dashboards_meets():
