@@ -104,6 +104,20 @@ def test_a_revision_that_the_database_refuses_is_told_as_what_it_is(run):
 
 
 @pytest.mark.databases("sqlite", "postgres", "mariadb")
+def test_a_revision_whose_file_is_missing_is_told_as_what_it_is(run, tmp_path):
+    (revision,) = tmp_path.glob("refused_*/versions/b2.py")
+    revision.write_text(
+        revision.read_text().replace(
+            "op.execute('INSERT", "open('/no/such/seed.csv')\n    op.execute('INSERT"
+        )
+    )
+    code, _, errors = run("migrate")
+    assert code == 1
+    assert errors.startswith("The migration failed at revision b2: ")
+    assert "/no/such/seed.csv" in errors
+
+
+@pytest.mark.databases("sqlite", "postgres", "mariadb")
 def test_a_command_that_the_database_refuses_is_told_as_what_it_is(run):
     code, _, errors = run("user", "list")
     assert code == 1

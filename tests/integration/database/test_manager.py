@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from scalable_fastapi_system.infra.database import DatabaseManager, Read, on_commit
+from scalable_fastapi_system.infra.database import DatabaseManager, Read, bulk_insert, on_commit
 from scalable_fastapi_system.infra.database.observe import StatementCount, counted
 from scalable_fastapi_system.infra.ending import end_tasks
 from scalable_fastapi_system.kit.errors import ServiceUnavailableException
@@ -139,6 +139,31 @@ async def test_a_hook_that_raises_is_logged_and_keeps_no_other_from_running(data
     assert ran == ["a plain function", "the last"]
     assert await names(database) == ["kept"]
     assert "hook after commit failed" in [line["event"] for line in logs]
+
+
+async def test_a_hook_that_waits_for_what_was_cancelled_keeps_no_other_from_running(database):
+    ran = []
+    cancelled = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+
+    async def waits():
+        await cancelled
+
+    async with database.transaction() as session:
+        on_commit(session, waits)
+        on_commit(session, noting(ran, "the last"))
+        await session.execute(things.insert().values(name="kept"))
+    assert ran == ["the last"]
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "invalidate"])
+async def test_a_block_may_close_its_session_before_its_end(database, how):
+    async with database.transaction() as session:
+        await session.execute(things.insert().values(name="kept"))
+        await session.commit()
+        await session.execute(select(things.c.name))
+        await getattr(session, how)()
+    assert await names(database) == ["kept"]
 
 
 async def test_hooks_run_to_their_end_where_their_caller_is_cancelled(database):
@@ -361,6 +386,15 @@ async def test_a_server_that_stands_still_is_a_503_on_open_and_new_connections(
         while await manager.health_check() != "healthy":
             await asyncio.sleep(0.1)
         assert (await one.one(manager))["x"] == 7
+    things.metadata.create_all(manager.engine)
+    with pytest.raises(ServiceUnavailableException):
+        async with asyncio.timeout(60), manager.transaction() as session:
+            await session.execute(text("select 1"))
+            disposable_database.freeze()
+            try:
+                await bulk_insert(session, things, [{"name": "many"}])
+            finally:
+                disposable_database.thaw()
     await manager.stop()
 
 

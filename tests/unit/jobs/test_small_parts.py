@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tracemalloc
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from scalable_fastapi_system.jobs.background import process_data, summarize
 from scalable_fastapi_system.jobs.engine import is_store_away
 from scalable_fastapi_system.jobs.enqueueing import call
 from scalable_fastapi_system.jobs.hints import Keys, parse_member
+from scalable_fastapi_system.jobs.processes import _line_of
 from scalable_fastapi_system.jobs.records import Hint
 from scalable_fastapi_system.jobs.store.base import SweepRules
 from scalable_fastapi_system.jobs.store.silence import blame, state_after_crash
@@ -49,6 +52,21 @@ def test_a_hint_names_its_job_and_attempt(job_id: UUID, attempt: int) -> None:
     hint = Hint(job_id, attempt, "default")
     assert parse_member(hint.member) == job_id
     assert hint.member.endswith(f".{attempt}")
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("boom")
+
+
+def test_a_line_out_of_a_process_is_written_whatever_is_in_it() -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    line = orjson.loads(_line_of({"event": "e", "bad": Unshowable(), "deep": deep, "half": "\ud800"}))
+    assert line["event"] == "e"
+    assert line["bad"] == "<Unshowable whose repr raised RuntimeError>"
+    assert line["deep"] == "<list whose repr raised RecursionError>"
 
 
 @pytest.mark.parametrize("member", ["", "~", "job:1", "zz.1"])

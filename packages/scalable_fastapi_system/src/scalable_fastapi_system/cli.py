@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None, *, product: Product | None = None) -
         _say_error(error.message)
         return EXIT_STORE
     except (DBAPIError, OSError) as error:
-        if is_unavailable(error):
+        # The drivers wrap what they cannot reach: a bare OSError of a revision is of its own code.
+        is_of_a_revision = isinstance(error, OSError) and failed_revision(error) is not None
+        if is_unavailable(error) and not is_of_a_revision:
             _say_error(f"A store does not answer: {_reason(error)}")
             return EXIT_STORE
         _say_error(_refusal(error))

@@ -105,6 +105,7 @@ class JobClient:
         await self.events.stop()
         if self._embedded is not None:
             await asyncio.to_thread(self._embedded.stop)
+        await self.resources.database.wait_for_hooks()  # which announce jobs
         if self._inserts is not None:
             await self._inserts.drain()
             self._inserts = None

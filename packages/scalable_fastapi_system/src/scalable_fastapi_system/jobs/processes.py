@@ -217,11 +217,18 @@ def _log_through(tell: Callable[[str, Any], None]) -> Any:
 def _line_of(event: Mapping[str, Any]) -> bytes:
     """The members of a line as JSON, whatever they are: a line that cannot be written must not end the handler."""
     try:
-        return to_json(event, inf_nan_mode="strings", fallback=repr)
-    except ValueError:  # half a character, bytes that are no text
+        return to_json(event, inf_nan_mode="strings", fallback=_shown)
+    except Exception:  # noqa: BLE001 - half a character, bytes that are no text, nested without end
         return orjson.dumps(
-            {name: value if _is_plain(value) else repr(value) for name, value in event.items()}
+            {name: value if _is_plain(value) else _shown(value) for name, value in event.items()}
         )
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001 - whatever a value's own code raises
+        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
 
 
 def _is_plain(value: object) -> bool:

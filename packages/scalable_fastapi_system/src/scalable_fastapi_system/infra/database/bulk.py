@@ -106,7 +106,11 @@ async def _copy(
         raise IntegrityError(statement, None, error) from error
     except (asyncpg.DataError, TypeError, ValueError, ArithmeticError) as error:
         raise DataError(statement, None, error) from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        OSError,  # lost, or silent past the limit: nothing of SQLAlchemy's is on its way, which would tell whose it is
+    ) as error:
         raise OperationalError(statement, None, error, connection_invalidated=driver.is_closed()) from error
     finally:
         # Counted; never slow, since how long it takes is a matter of how much it carries.

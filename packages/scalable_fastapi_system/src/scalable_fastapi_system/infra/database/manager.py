@@ -81,7 +81,12 @@ async def _run_hooks(hooks: Sequence[AfterCommit]) -> None:
             result = hook()
             if isinstance(result, Awaitable):
                 await result
-        except Exception:  # noqa: BLE001 - whatever a hook raises
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # whatever a hook raises: one that waits for what was cancelled, too
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # it is the hooks themselves that are ended
             _log.exception("hook after commit failed", hook=getattr(hook, "__qualname__", repr(hook)))
 
 
@@ -229,7 +234,8 @@ class DatabaseManager:
         async with self.AsyncSessionLocal(**ENDS_WHEN_CLOSED) as session:
             async with self._undone_by_errors(session):
                 yield session
-                await session.commit()
+                if session.in_transaction():  # not where the block has closed it
+                    await session.commit()
             hooks: list[tuple[SessionTransaction, AfterCommit]] = session.info.pop(_HOOKS, [])
         if hooks:
             await self._run_after_commit([hook for _, hook in hooks])

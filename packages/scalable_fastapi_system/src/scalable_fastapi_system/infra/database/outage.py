@@ -75,8 +75,10 @@ def is_unavailable(error: BaseException) -> bool:
         return True
     if not isinstance(error, OperationalError) or state:
         return False
-    # A server's refusal has a state: without one libpq itself says that it has no connection.
-    return type(cause).__module__.startswith("psycopg") or "locked" in str(cause).lower()
+    # A server's refusal has a state. libpq's own, without one, is of the connection where no statement was sent by it: one that
+    # is lost later is invalidated.
+    is_connecting = error.statement is None and type(cause).__module__.startswith("psycopg")
+    return is_connecting or "locked" in str(cause).lower()
 
 
 def took_too_long(error: BaseException | None) -> bool:
