@@ -347,6 +347,11 @@ def test_the_dependencies_on_an_application_of_one_s_own(place):
     assert client.get(f"{prefix}/count").json() == {"users": 1}
     headers = {"Authorization": f"Bearer {login['access_token']}"}
     assert client.get(f"{prefix}/mine", headers=headers).json() == {"username": "dep_2"}
+    another = create_app()
+    another.mount("/own", own)
+    if place == "mounted":  # it asks the application that it is mounted in by now, which has no such user
+        assert TestClient(another).get("/own/mine", headers=headers).status_code == 401
+        client = TestClient(another)
     refused = client.get(f"{prefix}/mine")
     assert (refused.status_code, refused.json()["success"]) == (401, False)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI
 from fastapi.testclient import TestClient
 from scalable_fastapi_system import create_app, get_current_active_user, get_current_user
 from scalable_fastapi_system.identity.dependencies import (
@@ -58,6 +58,17 @@ def test_an_unhandled_exception_reaches_a_test_as_the_page_says(is_wrapped: bool
 
     with pytest.raises(ZeroDivisionError, match="for the test"):
         TestClient(app).get("/broken")
+
+    @app.get("/background")
+    async def background(tasks: BackgroundTasks) -> None:
+        tasks.add_task(broken)
+
+    sub = FastAPI()
+    sub.get("/broken")(broken)
+    app.mount("/sub", sub)
+    for path in ("/background", "/sub/broken"):
+        with pytest.raises(ZeroDivisionError, match="for the test"):
+            TestClient(app).get(path)
     answer = TestClient(app, raise_server_exceptions=False).get("/broken")
     assert (answer.status_code, answer.json()["error_code"]) == (500, "INTERNAL_ERROR")
 

@@ -1,6 +1,7 @@
 """Handlers that a product adds: each is asked wherever the failure comes from, and may be plain `def`."""
 
 import asyncio
+import threading
 
 import httpx
 import pytest
@@ -55,6 +56,46 @@ def mine(_request, error):
 
 async def mine_async(request, error):
     return mine(request, error)
+
+
+async def test_a_handler_reads_a_body_within_the_limit_that_refused_it():
+    app, read = make_app(), []
+
+    async def reads(request, error):
+        read.append(await request.body())
+        return mine(request, error)
+
+    app.add_exception_handler(StarletteHTTPException, reads)
+
+    async def endless():
+        for _ in range(10_000):
+            yield b"a" * 1000
+        raise AssertionError("all of it was read")
+
+    async with client_of(app) as client:
+        assert (await client.post("/raw", content=b"a" * 2000)).status_code == 413
+        assert (await client.post("/raw", content=endless())).status_code == 413
+        assert (await client.post("/nowhere", content=b"a" * 100)).json() == {"mine": "HTTPException"}
+    assert read == [b"a" * 100]
+
+
+async def test_a_plain_handler_does_not_wait_for_the_threads_of_endpoints():
+    app, may_end = make_app(), threading.Event()
+    app.add_exception_handler(StarletteHTTPException, mine)
+
+    @app.get("/holds")
+    def holds():
+        may_end.wait(60)
+
+    async with client_of(app) as client:
+        held = [asyncio.create_task(client.get("/holds")) for _ in range(45)]  # there are 40 threads
+        try:
+            async with asyncio.timeout(30):
+                answer = await client.get("/nowhere")
+        finally:
+            may_end.set()
+            await asyncio.gather(*held)
+    assert answer.json() == {"mine": "HTTPException"}
 
 
 @pytest.mark.parametrize("handler", [mine, mine_async])

@@ -433,6 +433,14 @@ async def test_a_root_path_hides_no_route_and_none_of_its_marks(prefix):
     assert registry.get_sample_value("http_requests_total", labels) == 1
 
 
+async def test_a_mounted_application_of_the_platform_has_the_request_id_of_the_outer_one():
+    outer = make_app()
+    outer.mount("/in", make_app())
+    async with client_of(outer) as client:
+        answer = await client.get("/in/things/1")
+    assert answer.headers.get_list("x-request-id") == [answer.json()["request_id"]]
+
+
 async def test_how_long_a_client_follows_a_stream_is_no_duration_of_a_request():
     registry = CollectorRegistry()
     app = make_app(metrics=MetricsManager(registry))

@@ -66,6 +66,25 @@ def test_a_websocket_behind_a_proxy_knows_its_scheme_and_client():
     assert (told["client"], told["scheme"]) == ("203.0.113.9", "wss")
 
 
+def test_a_client_that_leaves_is_no_failure(monkeypatch):
+    reported = []
+    monkeypatch.setattr(
+        "scalable_fastapi_system.web.middleware.report_error", lambda error, **_tags: reported.append(error)
+    )
+    app = make_app()
+
+    @app.websocket("/echo")
+    async def echo(socket: WebSocket):
+        await socket.accept()
+        while True:
+            await socket.send_text(await socket.receive_text())
+
+    with TestClient(app).websocket_connect("/echo") as socket:
+        socket.send_text("a")
+        assert socket.receive_text() == "a"
+    assert reported == []
+
+
 def test_a_websocket_that_fails_is_reported(monkeypatch):
     reported = []
     monkeypatch.setattr(

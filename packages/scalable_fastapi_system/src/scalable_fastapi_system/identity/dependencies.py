@@ -26,6 +26,7 @@ from scalable_fastapi_system.identity.principal import (
     known_scopes,
 )
 from scalable_fastapi_system.identity.runtime import Identity, identity_of
+from scalable_fastapi_system.infra.resources import Resources
 from scalable_fastapi_system.kit.errors import AuthenticationException, AuthorizationException
 from scalable_fastapi_system.web.dependencies import get_resources
 from scalable_fastapi_system.web.envelope import request_id_of
@@ -40,7 +41,11 @@ def get_identity(connection: HTTPConnection) -> Identity:
     state = connection.app.state
     found: Identity | None = getattr(state, "identity", None)
     if found is None:
-        found = state.identity = identity_of(get_resources(connection))
+        resources = get_resources(connection)
+        kept: tuple[Resources, Identity] | None = getattr(state, "identity_of_resources", None)
+        if kept is None or kept[0] is not resources:  # a mounted application may outlive the one around it
+            kept = state.identity_of_resources = (resources, identity_of(resources))
+        found = kept[1]
     return found
 
 

@@ -244,7 +244,7 @@ class _Attempt:
         body = b"".join(self._pieces)
         headers = [
             (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in start["headers"]
+            for name, value in start.get("headers", ())
             if name.lower() not in _NOT_KEPT
         ]
         answer = KeptAnswer(start["status"], headers, body, self._sign(self._body))

@@ -16,19 +16,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 from fastapi import FastAPI
 from fastapi.routing import _apply_router_form_limits
 from starlette._utils import is_async_callable
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from scalable_fastapi_system.infra.error_tracking import report_error
 from scalable_fastapi_system.infra.logging import RequestLog
-from scalable_fastapi_system.infra.metrics import MetricsManager
+from scalable_fastapi_system.infra.metrics import UNMATCHED, MetricsManager
 from scalable_fastapi_system.infra.settings import Settings
 from scalable_fastapi_system.infra.tracing import tracer_provider
 from scalable_fastapi_system.kit.errors import APIException
@@ -61,6 +63,7 @@ _EVENTS = EVENTS.encode()
 _NO_TRACE: dict[str, str] = {}
 _OFFERED_BY_TEST_CLIENTS = "http.response.debug"
 _COMPRESS_FROM_BYTES = 1000
+_MOST_HANDLER_THREADS = 4
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -209,8 +212,10 @@ class PlatformMiddleware:
                 await send({"type": "websocket.close", "code": _POLICY_VIOLATION})  # before accepting: a 403
             else:
                 await self._app(scope, receive, send)
+        except WebSocketDisconnect:
+            pass  # its client has left, and the endpoint has not looked out for that: nothing of ours has failed
         except Exception as error:
-            report_error(error, request_id=request_id, route=scope["path"])
+            report_error(error, request_id=request_id, route=getattr(scope.get("route"), "path", UNMATCHED))
             raise  # the server logs it, and closes
         finally:
             if self._writes_lines:
@@ -313,6 +318,10 @@ class PlatformMiddleware:
             event = "failed after the answer" if exchange.answered_at else "failed while answering"
             _log.error(event, exc_info=error, route=exchange.facts.template)
             if exchange.answered_at:
+                if exchange.failure is not None and _OFFERED_BY_TEST_CLIENTS in (
+                    scope.get("extensions") or ()
+                ):
+                    raise exchange.failure
                 return  # it came whole, and the client's connection is as good as before
             exchange.is_broken_off = exchange.failure is not None
             raise error
@@ -320,16 +329,34 @@ class PlatformMiddleware:
             _log.error(
                 "unhandled exception", exc_info=error, route=exchange.facts.template, method=scope["method"]
             )
-        request = Request(scope, receive)
+        # A handler may read the body: within the limits, whatever this pass has refused it for.
+        request = Request(
+            scope,
+            bounded_body(
+                receive,
+                exchange,
+                limit_bytes=exchange.facts.body_limit_bytes,
+                patience_seconds=self._patience_seconds,
+                bytes_per_second=self._slow_client_bytes_per_second,
+                note_waiting=self._room.note_waiting,
+            ),
+        )
         try:
             response = await self._handled(request, error)
+        except ClientDisconnect:
+            exchange.status = CLIENT_CLOSED
+            return
+        except HTTPException as refused:  # as for the body that the handler has read
+            response = problem_response(
+                request, APIException(str(refused.detail), refused.status_code, headers=refused.headers)
+            )
         except Exception as failure:  # noqa: BLE001 - of a handler that somebody added: no other one is asked about it
             exchange.failure = exchange.failure or failure
             report_error(failure, request_id=exchange.request_id, route=exchange.facts.template)
             _log.error("exception handler failed", exc_info=failure, route=exchange.facts.template)
             response = problem_response(request, APIException("Internal server error", 500, "INTERNAL_ERROR"))
         await response(scope, receive, self._own_send(exchange, scope))
-        if exchange.failure is not None and _OFFERED_BY_TEST_CLIENTS in scope.get("extensions", ()):
+        if exchange.failure is not None and _OFFERED_BY_TEST_CLIENTS in (scope.get("extensions") or ()):
             # As Starlette does, so that a test sees what failed. A server would only log it a second time.
             raise exchange.failure
 
@@ -353,7 +380,8 @@ class PlatformMiddleware:
         if is_async_callable(handler):
             response = await handler(request, error)
         else:
-            response = await run_in_threadpool(handler, request, error)
+            # Threads of their own: where endpoints hold all the others, a refusal is not to wait for them.
+            response = await to_thread.run_sync(handler, request, error, limiter=_handler_threads())
         if not callable(response):
             raise TypeError(f"the exception handler {handler!r} gave no response but {response!r}")
         return response  # type: ignore[no-any-return]
@@ -430,6 +458,18 @@ def split_handlers(owner: FastAPI) -> tuple[dict[Any, Any], dict[int, Any]]:
 
 async def _send_too_late(_message: Message) -> None:
     raise RuntimeError("the request has ended: nothing can be sent any more")
+
+
+_threads: RunVar[CapacityLimiter] = RunVar("_handler_threads")
+
+
+def _handler_threads() -> CapacityLimiter:
+    try:
+        return _threads.get()
+    except LookupError:
+        limiter = CapacityLimiter(_MOST_HANDLER_THREADS)
+        _threads.set(limiter)
+        return limiter
 
 
 class _Exchange:
@@ -524,7 +564,11 @@ class _Exchange:
                 self.hosts += 1
             elif name == b"origin":
                 self.has_origin = True
-        self.request_id = inbound_id if inbound_id and is_request_id(inbound_id) else new_request_id()
+        # That of the platform's application in which this one is mounted.
+        outer: _Exchange | None = state.get("exchange")
+        if outer is not None:
+            inbound_id = outer.request_id
+        self.request_id: str = inbound_id if inbound_id and is_request_id(inbound_id) else new_request_id()
         state["request_id"] = self.request_id
         state["exchange"] = self
         self.span: RequestSpan | None = None
