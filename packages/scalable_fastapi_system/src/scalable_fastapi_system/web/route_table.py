@@ -118,7 +118,10 @@ class RouteFacts:
 
 
 class RouteTable:
-    """Finds the facts of a route by method and path. Built from the application, again when its routes change."""
+    """Finds the facts of a route by method and path. Built from the application, again when its routes change.
+
+    Not noticed is a route that was put by hand in the place of one with the same path, endpoint and methods.
+    """
 
     def __init__(self, app: FastAPI, *, body_limit_bytes: int, timeout_seconds: float) -> None:
         self._app = app
