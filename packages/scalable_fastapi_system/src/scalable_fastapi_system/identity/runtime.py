@@ -18,13 +18,13 @@ from scalable_fastapi_system.infra.database import on_commit
 from scalable_fastapi_system.infra.resources import Resources
 from scalable_fastapi_system.kit.clock import SYSTEM_CLOCK, Clock
 
-# Weak on both sides: the database's sessions know the resources, and who made an identity keeps it.
-_made: weakref.WeakKeyDictionary[Resources, weakref.ref[Identity]] = weakref.WeakKeyDictionary()
+# In the database's `session_info`: a weak reference to the identity made last with these resources. Who made it keeps it.
+_MADE = "identity"
 
 
 def identity_of(resources: Resources) -> Identity:
     """The one made with these resources, which hears of changes once it is started; else a new one."""
-    made = _made.get(resources)
+    made: weakref.ref[Identity] | None = resources.database.session_info.get(_MADE)
     found = made() if made is not None else None
     return found if found is not None else Identity(resources)
 
@@ -47,7 +47,7 @@ class Identity:
         )
         attempts = SharedAttempts(redis) if redis.is_configured else LocalAttempts()
         self.throttle = SignInThrottle(self.settings.security, attempts, clock=clock)
-        _made[resources] = weakref.ref(self)
+        resources.database.session_info[_MADE] = weakref.ref(self)
 
     @property
     def sign_in_lifetime(self) -> timedelta:
