@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from string import Formatter
 from typing import Any, Generic, Literal, NotRequired, ParamSpec, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -37,6 +36,7 @@ from scalable_fastapi_system.jobs.limits import (
     refuse_long_integers,
 )
 from scalable_fastapi_system.kit.errors import FieldProblem, ValidationException
+from scalable_fastapi_system.kit.templates import names_in
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,7 +53,6 @@ RESERVED_ARGUMENTS = frozenset(
 _KIND = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 MAX_KIND_LENGTH = 100
 # The argument that a field of a template is about: of {shop.id} and {shops[0]} what comes first.
-_FIELD = re.compile(r"[^.\[]*")
 
 
 class Backoff:
@@ -376,7 +375,7 @@ def _names_asked_by(
     if not is_storable(key):
         raise ValueError(f"{kind}: the concurrency_key {key!r} cannot be stored")
     try:
-        fields = list(_fields_of(key))
+        fields = list(names_in(key))
     except ValueError as error:
         raise ValueError(
             f"{kind}: the concurrency_key {key!r} is no template such as 'shop:{{shop_id}}': {error}"
@@ -392,14 +391,6 @@ def _names_asked_by(
 
 
 _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-
-
-def _fields_of(template: str) -> Iterator[str]:
-    """The names in a template, those in the formats of fields too. Raises ValueError where it is none."""
-    for _, field, spec, _ in Formatter().parse(template):
-        if field is not None:
-            yield _FIELD.match(field)[0]  # type: ignore[index]
-            yield from _fields_of(spec or "")
 
 
 def _identity(function: Callable[..., Any]) -> tuple[str, str]:

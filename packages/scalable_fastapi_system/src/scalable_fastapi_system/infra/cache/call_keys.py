@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import inspect
 import math
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime, time, timedelta
@@ -20,12 +19,13 @@ from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import PurePath
-from string import Formatter
 from typing import Any, get_args, get_type_hints
 from uuid import UUID
 
 import orjson
 from pydantic import AnyUrl, BaseModel
+
+from scalable_fastapi_system.kit.templates import names_in
 
 # By name: this module must not load the frameworks whose objects it is to know.
 _PASSED_OVER = frozenset(
@@ -122,7 +122,7 @@ class CallKeys:
     def check_template(self, tag: str) -> None:
         """Raises ValueError for a tag that no call can fill in: it is better told where it is written than by each call."""
         try:
-            names = _names_in(tag)
+            names = set(names_in(tag))
         except ValueError as error:
             raise ValueError(f"the tag {tag!r} of {self._function.__qualname__}: {error}") from None
         for name in names:
@@ -263,19 +263,6 @@ def _parts_made_with(function: Any, above: frozenset[Any]) -> list[Any]:
             with contextlib.suppress(TypeError):  # a tuple of other things
                 parts.append((name, _plain(value, name)))
     return parts
-
-
-def _names_in(template: str) -> set[str]:
-    """What a format string takes, without the attributes and items of it. Raises ValueError for one that is none."""
-    names: set[str] = set()
-    for _, field, inner, conversion in Formatter().parse(template):
-        if field is None:  # the text after the last field
-            continue
-        if conversion not in (None, "r", "s", "a"):
-            raise ValueError(f"no conversion !{conversion}")
-        names.add(re.split(r"[.\[]", field, maxsplit=1)[0])
-        names |= _names_in(inner or "")
-    return names
 
 
 def annotations_of(function: Any) -> dict[str, Any]:
