@@ -12,6 +12,8 @@ import pytest
 from scalable_fastapi_system.cli import main
 from scalable_fastapi_system.kit.domain import Product
 
+from tests.support.migrations import write_migrations
+
 pytestmark = pytest.mark.databases("postgres", "mariadb")
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -58,23 +60,13 @@ def test_with_patience_a_database_that_comes_up_is_migrated(disposable_database)
 def run(database_environment, tmp_path, monkeypatch, capsys):
     """`manage`, in this process, of a product whose second revision meets a row that it does not fit."""
     package = tmp_path / f"refused_{tmp_path.name}"
-    (package / "versions").mkdir(parents=True)
-    (package / "__init__.py").touch()
     steps = {
         "b1": "op.create_table('orders', sa.Column('id', sa.Integer(), primary_key=True))\n"
         "    op.execute('INSERT INTO orders (id) VALUES (1)')",
         "b2": "op.create_table('parcels', sa.Column('id', sa.Integer(), primary_key=True, autoincrement=False))\n"
         "    op.execute('INSERT INTO parcels (id) SELECT 1 FROM orders UNION ALL SELECT 1 FROM orders')",
     }
-    before = None
-    for name, step in steps.items():
-        (package / "versions" / f"{name}.py").write_text(
-            "import sqlalchemy as sa\nfrom alembic import op\n"
-            f"revision = {name!r}\ndown_revision = {before!r}\n"
-            f"branch_labels = {('product',) if before is None else None!r}\ndepends_on = None\n"
-            f"def upgrade():\n    {step}\ndef downgrade():\n    op.execute('DROP TABLE nothing')\n"
-        )
-        before = name
+    write_migrations(package, steps, downgrade="op.execute('DROP TABLE nothing')")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("ENVIRONMENT", "test")
     for name, value in database_environment.items():

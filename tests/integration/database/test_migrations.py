@@ -15,13 +15,15 @@ from alembic import command, op
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from domains.registry import PRODUCT
-from scalable_fastapi_system.cli import load_platform_models
 from scalable_fastapi_system.infra.database import DatabaseManager, metadata, migrate
 from scalable_fastapi_system.infra.database.migrate import Migrator
 from scalable_fastapi_system.infra.database.online import check_revision
+from scalable_fastapi_system.infra.database.platform_models import load_platform_models
 from scalable_fastapi_system.infra.database.urls import sync_url
 from scalable_fastapi_system.infra.settings import Settings
 from sqlalchemy import inspect
+
+from tests.support.migrations import write_migrations
 
 pytestmark = pytest.mark.databases("sqlite", "postgres", "mariadb", "pgbouncer")
 
@@ -212,23 +214,13 @@ def test_what_would_stop_a_running_service_is_found_by_its_name(
 def busy_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A product whose second revision changes a table, and whose third builds an index concurrently."""
     package = tmp_path / f"busy_{abs(hash(tmp_path))}"
-    (package / "versions").mkdir(parents=True)
-    (package / "__init__.py").touch()
     steps = {
         "b1": "op.create_table('orders', sa.Column('id', sa.Integer(), primary_key=True))",
         "b2": "op.add_column('orders', sa.Column('a', sa.Integer()))",
         "b3": "with op.get_context().autocommit_block():\n"
         "        op.create_index('i', 'orders', ['a'], postgresql_concurrently=True)",
     }
-    before = None
-    for name, step in steps.items():
-        (package / "versions" / f"{name}.py").write_text(
-            "import sqlalchemy as sa\nfrom alembic import op\n"
-            f"revision = {name!r}\ndown_revision = {before!r}\n"
-            f"branch_labels = {('product',) if before is None else None!r}\ndepends_on = None\n"
-            f"def upgrade():\n    {step}\ndef downgrade():\n    pass\n"
-        )
-        before = name
+    write_migrations(package, steps)
     monkeypatch.syspath_prepend(str(tmp_path))
     return package.name
 

@@ -21,9 +21,6 @@ from scalable_fastapi_system.identity.commands import add_commands as add_identi
 from scalable_fastapi_system.infra.database import DatabaseManager
 from scalable_fastapi_system.infra.database.migrate import Migrator, SchemaStatus, failed_revision
 from scalable_fastapi_system.infra.database.outage import is_unavailable
-from scalable_fastapi_system.infra.database.platform_models import (
-    load_platform_models as load_platform_models,  # noqa: PLC0414 - it was here first, and may be imported from here
-)
 from scalable_fastapi_system.infra.settings import Settings, load_settings
 from scalable_fastapi_system.infra.settings.loading import effective_values
 from scalable_fastapi_system.jobs.commands import add_job_commands
