@@ -96,11 +96,10 @@ def _encode(value: Any) -> Any:
     if isinstance(value, str):  # subclasses, which orjson leaves to us
         return str.__str__(value)
     if isinstance(value, set | frozenset):
+        # Of several types: in an order that is the same in every process, for the ETag's sake.
         try:
             return sorted(value)
-        except (
-            TypeError
-        ):  # of several types: in an order that is the same in every process, for the ETag's sake
+        except TypeError:
             return sorted(value, key=repr)
     if isinstance(value, tuple):  # with names
         return list(value)

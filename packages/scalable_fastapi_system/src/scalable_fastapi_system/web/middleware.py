@@ -199,7 +199,7 @@ class PlatformMiddleware:
         started = time.perf_counter()
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         inbound_id = next(
-            (value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), ""
+            (value.decode("latin-1") for name, value in scope["headers"] if name == _REQUEST_ID), ""
         )
         state = scope.setdefault("state", {})
         state["request_id"] = request_id = inbound_id if is_request_id(inbound_id) else new_request_id()
@@ -296,10 +296,13 @@ class PlatformMiddleware:
         limit = facts.body_limit_bytes
         if exchange.content_length > limit:
             raise HTTPException(413, f"The body is larger than the {limit} bytes allowed here")
+        return self._bounded_as_it_comes(receive, exchange)
+
+    def _bounded_as_it_comes(self, receive: Receive, exchange: _Exchange) -> Receive:
         return bounded_body(
             receive,
             exchange,
-            limit_bytes=limit,
+            limit_bytes=exchange.facts.body_limit_bytes,
             patience_seconds=self._patience_seconds,
             bytes_per_second=self._slow_client_bytes_per_second,
             note_waiting=self._room.note_waiting,
@@ -318,10 +321,7 @@ class PlatformMiddleware:
             event = "failed after the answer" if exchange.answered_at else "failed while answering"
             _log.error(event, exc_info=error, route=exchange.facts.template)
             if exchange.answered_at:
-                if exchange.failure is not None and _OFFERED_BY_TEST_CLIENTS in (
-                    scope.get("extensions") or ()
-                ):
-                    raise exchange.failure
+                _raise_for_test(exchange, scope)
                 return  # it came whole, and the client's connection is as good as before
             exchange.is_broken_off = exchange.failure is not None
             raise error
@@ -330,17 +330,7 @@ class PlatformMiddleware:
                 "unhandled exception", exc_info=error, route=exchange.facts.template, method=scope["method"]
             )
         # A handler may read the body: within the limits, whatever this pass has refused it for.
-        request = Request(
-            scope,
-            bounded_body(
-                receive,
-                exchange,
-                limit_bytes=exchange.facts.body_limit_bytes,
-                patience_seconds=self._patience_seconds,
-                bytes_per_second=self._slow_client_bytes_per_second,
-                note_waiting=self._room.note_waiting,
-            ),
-        )
+        request = Request(scope, self._bounded_as_it_comes(receive, exchange))
         try:
             response = await self._handled(request, error)
         except ClientDisconnect:
@@ -354,11 +344,9 @@ class PlatformMiddleware:
             exchange.failure = exchange.failure or failure
             report_error(failure, request_id=exchange.request_id, route=exchange.facts.template)
             _log.error("exception handler failed", exc_info=failure, route=exchange.facts.template)
-            response = problem_response(request, APIException("Internal server error", 500, "INTERNAL_ERROR"))
+            response = problem_response(request, _internal_error())
         await response(scope, receive, self._own_send(exchange, scope))
-        if exchange.failure is not None and _OFFERED_BY_TEST_CLIENTS in (scope.get("extensions") or ()):
-            # As Starlette does, so that a test sees what failed. A server would only log it a second time.
-            raise exchange.failure
+        _raise_for_test(exchange, scope)
 
     async def _handled(self, request: Request, error: Exception) -> ASGIApp:
         """The answer of the handler that Starlette would find: by status, by class, and at last the one for all that fails."""
@@ -375,7 +363,7 @@ class PlatformMiddleware:
             handler = handlers.get(Exception) or handlers.get(500)
         if handler is None:
             if not isinstance(error, APIException):
-                error = APIException("Internal server error", 500, "INTERNAL_ERROR")
+                error = _internal_error()
             return problem_response(request, error)
         if is_async_callable(handler):
             response = await handler(request, error)
@@ -458,6 +446,16 @@ def split_handlers(owner: FastAPI) -> tuple[dict[Any, Any], dict[int, Any]]:
 
 async def _send_too_late(_message: Message) -> None:
     raise RuntimeError("the request has ended: nothing can be sent any more")
+
+
+def _raise_for_test(exchange: _Exchange, scope: Scope) -> None:
+    """Raises what nobody handled, once it is answered, as Starlette does so that tests see it; a server would log it twice."""
+    if exchange.failure is not None and _OFFERED_BY_TEST_CLIENTS in (scope.get("extensions") or ()):
+        raise exchange.failure
+
+
+def _internal_error() -> APIException:
+    return APIException("Internal server error", 500, "INTERNAL_ERROR")
 
 
 _threads: RunVar[CapacityLimiter] = RunVar("_handler_threads")
@@ -553,7 +551,7 @@ class _Exchange:
                 self.has_body = self.content_length > 0
             elif name == b"transfer-encoding":
                 self.has_body = True
-            elif name == b"x-request-id":
+            elif name == _REQUEST_ID:
                 inbound_id = value.decode("latin-1")
             elif name == b"x-api-key":
                 self.api_key = value

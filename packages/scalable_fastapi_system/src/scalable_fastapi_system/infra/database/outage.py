@@ -83,18 +83,19 @@ def is_unavailable(error: BaseException) -> bool:
 
 def took_too_long(error: BaseException | None) -> bool:
     """Whether the server ended the statement at its time limit, and so is there. Of asyncpg's own errors, too."""
-    if isinstance(error, DBAPIError):
-        state = getattr(_cause_of(error), "sqlstate", None)
-        return state == _TOOK_TOO_LONG_SQLSTATE or _mysql_code(error) in _MYSQL_TOOK_TOO_LONG
-    return getattr(error, "sqlstate", None) == _TOOK_TOO_LONG_SQLSTATE
+    return _says(error, _TOOK_TOO_LONG_SQLSTATE, _MYSQL_TOOK_TOO_LONG)
 
 
 def is_read_only(error: BaseException) -> bool:
     """Whether the server takes no writes: after a failover the pool still holds connections to the old primary."""
+    return _says(error, "25006", _MYSQL_READ_ONLY)
+
+
+def _says(error: BaseException | None, sqlstate: str, mysql_codes: frozenset[int]) -> bool:
+    """Whether the server said this, by SQLAlchemy or by asyncpg alone."""
     if isinstance(error, DBAPIError):
-        state = getattr(_cause_of(error), "sqlstate", None)
-        return state == "25006" or _mysql_code(error) in _MYSQL_READ_ONLY
-    return getattr(error, "sqlstate", None) == "25006"
+        return getattr(_cause_of(error), "sqlstate", None) == sqlstate or _mysql_code(error) in mysql_codes
+    return getattr(error, "sqlstate", None) == sqlstate
 
 
 def _cause_of(error: DBAPIError) -> Any:
