@@ -33,6 +33,7 @@ from scalable_fastapi_system.kit.errors import (
     NotFoundException,
     ServiceUnavailableException,
 )
+from scalable_fastapi_system.kit.texts import is_short_text
 
 _log = structlog.get_logger("identity.oidc")
 
@@ -205,7 +206,7 @@ class OIDCClient:
             claims.validate(leeway=_CLOCK_SKEW_SECONDS)
         except (JoseError, ValueError, TypeError, KeyError) as error:
             raise self._refused(error) from error
-        if not _is_subject(claims["sub"]):
+        if not is_short_text(claims["sub"], MAX_SUBJECT_LENGTH):
             raise self._refused(ValueError("sub"))
         return dict(claims)
 
@@ -331,15 +332,6 @@ def _is_url(value: Any, schemes: set[str]) -> bool:
         return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
     except (httpx.InvalidURL, ValueError):
         return False
-
-
-def _is_subject(value: Any) -> bool:
-    """Whether it can be somebody's name at a provider, and be stored: no zero byte, no half characters."""
-    return (
-        isinstance(value, str)
-        and 0 < len(value) <= MAX_SUBJECT_LENGTH
-        and not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value)
-    )
 
 
 def _link_of(begun: dict[str, Any]) -> Link | None:

@@ -28,7 +28,6 @@ from scalable_fastapi_system.jobs.limits import (
     MIN_PRIORITY,
     encode,
     is_seconds,
-    is_short_text,
     is_within,
     refuse_long_integers,
 )
@@ -38,6 +37,7 @@ from scalable_fastapi_system.jobs.store.inserting import insert_jobs, insert_or_
 from scalable_fastapi_system.kit.clock import utc_now
 from scalable_fastapi_system.kit.errors import ValidationException
 from scalable_fastapi_system.kit.ids import is_request_id, new_id
+from scalable_fastapi_system.kit.texts import is_short_text
 
 if TYPE_CHECKING:
     from scalable_fastapi_system.jobs.client import JobClient

@@ -24,8 +24,9 @@ import structlog
 from pydantic_core import to_json
 
 from scalable_fastapi_system.jobs.errors import FailJobError, JobError, RetryJobError, SnoozeJobError
-from scalable_fastapi_system.jobs.limits import encode, is_storable, is_within
+from scalable_fastapi_system.jobs.limits import encode, is_within
 from scalable_fastapi_system.kit.domain import load_object
+from scalable_fastapi_system.kit.texts import is_storable
 
 if TYPE_CHECKING:
     from scalable_fastapi_system.jobs.context import JobContext

@@ -30,13 +30,12 @@ from scalable_fastapi_system.jobs.limits import (
     decode,
     encode,
     is_seconds,
-    is_short_text,
-    is_storable,
     is_within,
     refuse_long_integers,
 )
 from scalable_fastapi_system.kit.errors import FieldProblem, ValidationException
 from scalable_fastapi_system.kit.templates import names_in
+from scalable_fastapi_system.kit.texts import is_short_text, is_storable
 
 P = ParamSpec("P")
 R = TypeVar("R")
